@@ -1,0 +1,434 @@
+// The daemon's decisions, without I/O: events in, commands out. The shell around it (client/daemon/app) and the simulation
+// carry the commands out and report back with further events.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/base/result.h"
+#include "skerry/v1/fleet.pb.h"
+
+namespace skerry::client {
+
+/// Milliseconds of a monotonic clock; only differences mean anything.
+using Instant = std::uint64_t;
+
+/// Bytes of an update that are too large to ride in the message and go ahead of it as cargo.
+struct PendingUpload {
+  std::string content_id;
+  std::uint64_t size = 0;
+};
+
+/// An update as the outbox holds it: everything that is needed to offer it again after a crash.
+struct StoredUpdate {
+  v1::Task task;                       ///< for its ids and ticket
+  v1::SignedUpdate message;
+  std::vector<PendingUpload> uploads;  ///< empty where every blob is inline
+};
+
+/// What a trainer says of a finished task.
+struct TrainerResult {
+  std::uint64_t steps = 0;
+  std::uint64_t examples = 0;
+  std::uint64_t tokens = 0;
+  double seconds = 0;
+  std::map<std::string, double> metrics;
+};
+
+// ---- events ----
+
+/// The program begins (first event, once): reconnects, re-offers what the outbox held.
+struct Started {};
+/// The transport's stream is open; nothing was said on it yet.
+struct Connected {};
+/// The stream ended or could not be opened. `error.message` already holds the explanation asked over HTTPS, if any.
+struct Disconnected {
+  Error error;
+};
+/// A message of the coordinator.
+struct Received {
+  v1::ToNode message;
+};
+/// The holder's verdict on an announced run, the answer to JudgeRun.
+struct RunJudged {
+  v1::RunAnswer answer;
+};
+/// The run's trainer answered `open`, the answer to StartTrainer.
+struct TrainerReady {
+  std::string run_id;
+};
+struct TrainerProgress {
+  std::string run_id;
+  std::string task_id;
+  std::uint64_t step = 0;
+  std::uint64_t of = 0;
+  double loss = 0;
+};
+struct TrainerDone {
+  std::string run_id;
+  std::string task_id;
+  TrainerResult result;
+};
+/// The trainer refused or failed a task but lives on.
+struct TrainerError {
+  std::string run_id;
+  std::string task_id;
+  Error error;
+};
+/// The answer to CancelTask.
+struct TrainerCancelled {
+  std::string run_id;
+  std::string task_id;
+};
+/// The trainer process is gone (crash, kill, could not start, or after StopTrainer).
+struct TrainerExited {
+  std::string run_id;
+  Error error;
+};
+/// Every fragment that the task reads lies in the run's cache, the answer to Fetch.
+struct FetchDone {
+  std::string task_id;
+};
+struct FetchFailed {
+  std::string task_id;
+  Error error;
+};
+/// The update is computed, signed and durable, the answer to StoreUpdate.
+struct OutboxStored {
+  StoredUpdate update;
+};
+/// The update could not be made (not finite, too large, the holder's floors, disk full).
+struct StoreFailed {
+  std::string task_id;
+  Error error;
+};
+struct UploadDone {
+  std::string task_id;
+};
+struct UploadFailed {
+  std::string task_id;
+  Error error;
+};
+/// Time passed; send one when WakeAt's instant has come (earlier or later is harmless).
+struct Tick {};
+/// The holder pauses: no new task begins, and with `now` the running ones are cancelled.
+struct Pause {
+  bool now = false;
+};
+struct Resume {};
+/// The holder leaves the federation: says farewell, drops every run; ends with Exit.
+struct Leave {
+  std::string reason;
+};
+/// The program ends (SIGTERM): says farewell, stops the trainers, keeps the outbox; ends with Exit.
+struct Shutdown {};
+/// Whether the holder's hours and daily limits allow work at this time. Initially they do.
+struct Availability {
+  bool open = true;
+  std::string reason;  ///< why not
+};
+/// The policy or the data-set catalogue changed: every known run is judged again, the session's Hello is repeated.
+struct PolicyChanged {
+  std::uint32_t max_trainers = 1;
+  std::uint64_t max_task_ms = 0;  ///< 0: no limit
+  std::vector<v1::DataSetSummary> data_sets;
+  std::uint32_t threads = 0;
+  std::uint64_t memory_bytes = 0;
+};
+/// The certificate was renewed: a session that was refused is worth another attempt at once.
+struct IdentityRenewed {};
+
+using Event = std::variant<Started, Connected, Disconnected, Received, RunJudged, TrainerReady, TrainerProgress, TrainerDone,
+                           TrainerError, TrainerCancelled, TrainerExited, FetchDone, FetchFailed, OutboxStored, StoreFailed,
+                           UploadDone, UploadFailed, Tick, Pause, Resume, Leave, Shutdown, Availability, PolicyChanged,
+                           IdentityRenewed>;
+
+// ---- commands, in the order in which they must be carried out ----
+
+/// Open a session after `delay_ms`; answered by Connected or Disconnected. A later ConnectAfter replaces an earlier one.
+struct ConnectAfter {
+  std::uint64_t delay_ms = 0;
+};
+/// Close the open session; no Disconnected is expected for it.
+struct CloseSession {
+  std::string reason;
+};
+struct Send {
+  v1::FromNode message;
+};
+/// Compare the run with policy and catalogue; answered by RunJudged.
+struct JudgeRun {
+  v1::RunAnnouncement run;
+};
+/// Answered by TrainerReady or TrainerExited.
+struct StartTrainer {
+  std::string run_id;
+};
+/// End the run's trainer (close, then kill); answered by TrainerExited.
+struct StopTrainer {
+  std::string run_id;
+  std::string reason;
+};
+/// Hand the task to the run's ready trainer; answered by TrainerDone, TrainerError or TrainerExited.
+struct TrainerRequest {
+  v1::Task task;
+};
+/// Stop the task at its next step; answered by TrainerCancelled (or TrainerDone where it came too late).
+struct CancelTask {
+  std::string run_id;
+  std::string task_id;
+};
+/// Bring the fragments that `task.read` names into the run's cache; answered by FetchDone or FetchFailed.
+struct Fetch {
+  v1::Task task;
+};
+/// Give up a Fetch or Upload that is under way; no answer is expected.
+struct Abandon {
+  std::string task_id;
+};
+/// Compute, sign and store the update durably together with its egress row; answered by OutboxStored or StoreFailed.
+struct StoreUpdate {
+  v1::Task task;
+  TrainerResult result;
+};
+/// Send the update's cargo (only the missing parts); answered by UploadDone or UploadFailed.
+struct Upload {
+  StoredUpdate update;
+};
+/// The update's fate is final: it may leave the outbox.
+struct ForgetUpdate {
+  std::string task_id;
+  v1::UpdateState state = v1::UPDATE_STATE_UNSPECIFIED;
+  std::string reason;
+};
+/// The run is over for this node: remove its trainer's state and cache.
+struct DropRun {
+  std::string run_id;
+};
+/// Send Tick at this instant. Replaces an earlier WakeAt.
+struct WakeAt {
+  Instant at = 0;
+};
+/// For the holder's log.
+struct Note {
+  enum class Level { kInfo, kWarning, kError } level = Level::kInfo;
+  std::string text;
+};
+/// The program ends, after what was commanded before.
+struct Exit {};
+
+using Command = std::variant<ConnectAfter, CloseSession, Send, JudgeRun, StartTrainer, StopTrainer, TrainerRequest, CancelTask,
+                             Fetch, Abandon, StoreUpdate, Upload, ForgetUpdate, DropRun, WakeAt, Note, Exit>;
+
+// ---- the machine ----
+
+struct ClientMachineOptions {
+  std::string software = "skerry-client";
+  std::uint64_t seed = 0;                 ///< of the reconnect jitter
+  std::uint32_t max_trainers = 1;         ///< trainer processes at once, over all runs
+  std::uint64_t max_task_ms = 0;          ///< the holder's limit on one task; 0: none
+  std::vector<v1::DataSetSummary> data_sets;
+  std::uint32_t threads = 0;
+  std::uint64_t memory_bytes = 0;
+  bool paused = false;                    ///< as the holder left it before the last exit
+  std::vector<StoredUpdate> outbox;       ///< undecided updates of the last life
+  std::string previous_incarnation;       ///< of the last life, empty on the first
+
+  std::uint64_t backoff_base_ms = 500;
+  std::uint64_t backoff_cap_ms = 60'000;
+  std::uint64_t refused_cap_ms = 300'000;   ///< after UNAUTHENTICATED or PERMISSION_DENIED
+  std::uint64_t conflict_wait_ms = 600'000; ///< after ABORTED: another machine uses this identity
+  std::uint64_t cancel_grace_ms = 10'000;   ///< before a trainer that does not stop is killed
+};
+
+/// What a holder sees with `skerry-client status`.
+struct MachineStatus {
+  std::string session;   ///< "connected", "connecting", "waiting", "dismissed", "left"
+  std::string detail;    ///< the last failure, or why it waits
+  std::string incarnation;
+  std::string coordinator;
+  bool paused = false;
+  std::string unavailable;  ///< why the holder's hours or limits allow no work now; empty: they do
+  struct TaskStatus {
+    std::string task_id;
+    v1::TaskKind kind = v1::TASK_KIND_UNSPECIFIED;
+    std::string phase;  ///< "queued", "fetching", "starting", "running", "cancelling", "storing"
+    std::uint64_t round = 0;
+    std::uint64_t step = 0;
+    std::uint64_t of = 0;
+    double loss = 0;
+  };
+  struct RunStatus {
+    std::string run_id;
+    std::string name;
+    std::string answer;  ///< "judging", "accepted", "refused"
+    std::string data_set;
+    std::vector<std::string> reasons;
+    std::string trainer;  ///< "none", "starting", "ready", "stopping", "backing off"
+    std::vector<TaskStatus> tasks;
+    std::uint64_t counted = 0;
+    std::uint64_t discarded = 0;
+  };
+  std::vector<RunStatus> runs;
+  struct OutboxEntry {
+    std::string task_id;
+    std::string run_id;
+    std::string phase;  ///< "waiting", "uploading", "offered", "stored", "accepted"
+  };
+  std::vector<OutboxEntry> outbox;
+};
+
+/// The daemon as a state machine.
+///
+/// Promises: an update is sent only after OutboxStored; it is forgotten only after a final receipt (or where its own
+/// coordinator can never take it); after each reconnect every undecided update is asked for and offered again where it is
+/// unknown; a task runs only for a run whose exact spec the holder accepted; at most `max_trainers` trainers exist; a task
+/// that cannot be done is answered by a TaskFailure exactly once while its session lasts. Unexpected events are ignored or
+/// answered, never asserted. Not thread-safe.
+class ClientMachine {
+ public:
+  explicit ClientMachine(ClientMachineOptions options);
+
+  /// Takes one event at monotonic `now` (never smaller than before) and returns what to do, in order.
+  std::vector<Command> handle(const Event& event, Instant now);
+
+  MachineStatus status() const;
+  /// Of the current or the last session; empty before the first Welcome.
+  const std::string& incarnation() const { return incarnation_; }
+  bool paused() const { return paused_; }
+
+ private:
+  enum class Session { kIdle, kConnecting, kGreeting, kOpen, kDismissed, kLeft };
+  enum class Consent { kJudging, kAccepted, kRefused };
+  enum class Trainer { kNone, kStarting, kReady, kStopping };
+  enum class Phase { kQueued, kPreparing, kRunning, kCancelling, kStoring };
+
+  struct ActiveTask {
+    v1::Task task;
+    Phase phase = Phase::kQueued;
+    bool fetched = false;
+    Instant received = 0;
+    Instant deadline = 0;    ///< 0: none
+    Instant kill_at = 0;     ///< of a cancelled one
+    std::uint64_t step = 0;
+    std::uint64_t of = 0;
+    double loss = 0;
+  };
+  struct Run {
+    v1::RunAnnouncement announcement;
+    v1::RunAnswer answer;
+    Consent consent = Consent::kJudging;
+    Trainer trainer = Trainer::kNone;
+    std::uint32_t crashes = 0;    ///< since the last finished task
+    Instant not_before = 0;       ///< no restart before
+    std::deque<ActiveTask> tasks; ///< evaluations first; only the front one is past kQueued
+    std::uint64_t counted = 0;
+    std::uint64_t discarded = 0;
+    bool ended = false;           ///< dropped as soon as its trainer is gone
+    Instant stale_at = 0;         ///< dropped then unless the coordinator announces it again; 0: announced in this session
+  };
+  struct OutboxEntry {
+    enum class Phase { kWaiting, kUploading, kOffered, kStored, kAccepted };
+    StoredUpdate update;
+    bool uploaded = false;
+    Phase phase = Phase::kWaiting;
+    std::uint32_t upload_failures = 0;
+    Instant retry_at = 0;
+  };
+
+  void on(const Started&);
+  void on(const Connected&);
+  void on(const Disconnected&);
+  void on(const Received&);
+  void on(const RunJudged&);
+  void on(const TrainerReady&);
+  void on(const TrainerProgress&);
+  void on(const TrainerDone&);
+  void on(const TrainerError&);
+  void on(const TrainerCancelled&);
+  void on(const TrainerExited&);
+  void on(const FetchDone&);
+  void on(const FetchFailed&);
+  void on(const OutboxStored&);
+  void on(const StoreFailed&);
+  void on(const UploadDone&);
+  void on(const UploadFailed&);
+  void on(const Tick&) {}
+  void on(const Pause&);
+  void on(const Resume&);
+  void on(const Leave&);
+  void on(const Shutdown&);
+  void on(const Availability&);
+  void on(const PolicyChanged&);
+  void on(const IdentityRenewed&);
+
+  void on_message(const v1::Welcome&);
+  void on_message(const v1::RunAnnouncement&);
+  void on_message(const v1::Task&);
+  void on_message(const v1::CancelTask&);
+  void on_message(const v1::Receipt&);
+  void on_message(const v1::RunEnded&);
+  void on_message(const v1::Goodbye&);
+
+  void hello();
+  void say_availability();
+  void query_receipts();
+  void offer(OutboxEntry& entry);
+  void start_front_tasks();
+  bool claim_trainer(const std::string& run_id, Run& run);
+  void watch_session();
+  void watch_tasks();
+  void set_alarm();
+  void retry_uploads();
+  void fail_task(const v1::Task& task, const Error& error);
+  void cancel_task(Run& run, std::size_t index, const Error* failure);
+  void cancel_all(Run& run, const Error& failure);
+  void stop_trainer(Run& run, std::string reason);
+  void withdraw(const Error& failure);
+  void end_everything(const std::string& reason, bool leaving);
+  void disconnected(const Error& error);
+  void reconnect_after(std::uint64_t delay_ms);
+  std::uint64_t backoff(std::uint32_t attempts, std::uint64_t base_ms, std::uint64_t cap_ms);
+  void drop_finished_runs();
+  void finish_exit();
+  void send(v1::FromNode message);
+  void note(Note::Level level, std::string text);
+  bool may_work() const { return !paused_ && unavailable_.empty() && !exiting_; }
+  Run* find_run(const std::string& run_id);
+  /// The run whose front task is `task_id`; null where there is none.
+  Run* find_front(const std::string& task_id);
+  std::uint64_t jitter(std::uint64_t below);
+
+  ClientMachineOptions options_;
+  std::vector<Command> out_;
+  Instant now_ = 0;
+  Session session_ = Session::kIdle;
+  std::uint32_t attempts_ = 0;
+  std::string detail_;
+  std::string incarnation_;
+  std::string coordinator_;
+  std::uint64_t heartbeat_ms_ = 0;
+  Instant next_heartbeat_ = 0;
+  Instant last_heard_ = 0;
+  Instant welcomed_at_ = 0;
+  std::uint64_t heartbeat_token_ = 0;
+  Instant connect_at_ = 0;
+  std::uint64_t random_state_;
+  bool paused_ = false;
+  std::string unavailable_;
+  bool exiting_ = false;
+  bool exit_said_ = false;
+  bool leaving_ = false;
+  std::map<std::string, Run> runs_;
+  std::map<std::string, OutboxEntry> outbox_;
+  std::deque<v1::TaskFailure> unsent_failures_;  ///< of tasks that failed while no session was open
+  Instant alarm_ = 0;                            ///< the last WakeAt; 0: none
+};
+
+}  // namespace skerry::client
