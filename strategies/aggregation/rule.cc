@@ -1,0 +1,62 @@
+#include "strategies/aggregation/rule.h"
+
+#include <cmath>
+
+#include "strategies/aggregation/weighted_mean.h"
+
+namespace skerry::strategies {
+namespace {
+
+// A rule of the catalogue: how a run spec names it, and how to make it from a resolved part.
+struct Entry {
+  PartInfo info;
+  Rule (*make)(const Part& resolved);
+};
+
+const std::vector<Entry>& entries() {
+  static const std::vector<Entry> all = {
+      {weighted_mean_info(), [](const Part& part) { return weighted_mean_rule(weights_of(part)); }},
+  };
+  return all;
+}
+
+}  // namespace
+
+Result<void> check_cohort(const Rule& rule, const Cohort& cohort) {
+  const std::size_t updates = cohort.size();
+  if (updates < rule.needs.minimum_updates || updates > rule.needs.maximum_updates) {
+    const bool few = updates < rule.needs.minimum_updates;
+    return invalid_argument(rule.name + " needs at " + (few ? "least " : "most ") +
+                            std::to_string(few ? rule.needs.minimum_updates : rule.needs.maximum_updates) +
+                            " updates, this exchange has " + std::to_string(updates));
+  }
+  for (std::size_t k = 0; k < updates; ++k) {
+    const double factor = cohort.contributions[k].factor;
+    if (std::isfinite(factor) && factor >= 0) continue;
+    return invalid_argument("update " + std::to_string(k) + " has the factor " + std::to_string(factor) +
+                            ", must be finite and not negative");
+  }
+  if (rule.needs.tensors && cohort.tensors.empty()) {
+    return invalid_argument(rule.name + " works tensor by tensor, and the fragment's tensors were not given");
+  }
+  return {};
+}
+
+std::span<const PartInfo> aggregation_catalogue() {
+  static const std::vector<PartInfo> infos = [] {
+    std::vector<PartInfo> all;
+    for (const Entry& entry : entries()) all.push_back(entry.info);
+    return all;
+  }();
+  return infos;
+}
+
+Result<Rule> make_rule(const Part& part) {
+  SKERRY_ASSIGN(const Part resolved, resolve(part, "aggregation", aggregation_catalogue()));
+  for (const Entry& entry : entries()) {
+    if (entry.info.name == resolved.name) return entry.make(resolved);
+  }
+  return internal_error("aggregation rule " + resolved.name + " is in the catalogue and cannot be made");
+}
+
+}  // namespace skerry::strategies

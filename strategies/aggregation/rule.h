@@ -1,0 +1,128 @@
+// The interface of every aggregation rule: K updates of one fragment → one outer gradient.
+//
+// A rule is a list of passes over the fragment. A *statistics pass* sees the K updates block by block and adds up a small
+// float64 table (K × K distances, K × tensors norms, …). An *output pass*, always the last, says how the K updates become
+// one outer gradient: as a linear combination (weighted mean; but also Krum, the geometric median and centered clipping,
+// whose coefficients come out of statistics) or value by value (coordinate median, trimmed mean). The engine
+// (server/aggregate) decodes, walks, sums tables over blocks in a fixed tree and runs blocks on all cores; a rule is a pure
+// function: no I/O, no clock, no state of its own, randomness only from `Cohort::seed`.
+//
+//   weighted mean      linear(w_k / Σw)
+//   Krum               statistics K × K distances, then linear(1 for the chosen, 0 for the others)
+//   geometric median   statistics K × K inner products, then linear(weights by Weiszfeld's iteration on that table)
+//   coordinate median  per_value(median)
+//   radial-directional statistics K × tensors norms, then linear with a coefficient per tensor
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "common/base/result.h"
+#include "strategies/part.h"
+
+namespace skerry::strategies {
+
+/// What is known of an update besides its values.
+struct Contribution {
+  std::uint64_t examples = 0;  ///< seen in training, with repetitions
+  std::uint64_t tokens = 0;
+  std::uint64_t steps = 0;     ///< inner steps
+  double factor = 1.0;         ///< multiplies the weight, for example a discount for staleness; finite, ≥ 0
+};
+
+/// A tensor's place in its fragment, in elements. Tensors follow each other without gaps in layout order.
+struct TensorRange {
+  std::string name;
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+};
+
+/// Everything a rule may look at besides the values. Update k is `contributions[k]`; the order is fixed (by task id).
+struct Cohort {
+  std::span<const Contribution> contributions;
+  std::span<const TensorRange> tensors;  ///< may be empty unless the rule needs tensors
+  std::uint64_t seed = 0;                ///< of this exchange; the only source of randomness
+
+  std::size_t size() const { return contributions.size(); }
+};
+
+/// A piece of the fragment, decoded and in cache: elements [first, first + count) of `fragment`.
+struct Block {
+  std::string_view fragment;
+  std::uint64_t first = 0;
+  std::size_t count = 0;
+  std::size_t tensor = 0;                ///< index into Cohort::tensors (rules that need tensors; else 0)
+  std::span<const float* const> updates; ///< K pointers to `count` values each: the outer gradients Δ_k = old − new
+  const float* base = nullptr;           ///< the fragment's current values, `count` of them
+};
+
+/// A row-major float64 table.
+struct Table {
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+  std::vector<double> values;
+
+  double at(std::size_t row, std::size_t column) const { return values[row * columns + column]; }
+  double& at(std::size_t row, std::size_t column) { return values[row * columns + column]; }
+};
+
+/// Adds up a rows × columns table over all blocks. `add` gets a table of zeros or of sums of other blocks and adds this
+/// block's share; it may run on several threads at once, on different tables.
+struct StatisticsPass {
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+  std::function<void(const Block& block, Table& sum)> add;
+};
+
+/// Outer gradient = Σ_k coefficients[t · K + k] · Δ_k for the values of tensor t, summed in float64 in the order of k and
+/// rounded once. One row (K coefficients) serves all tensors; more rows need `Needs::tensors`.
+struct LinearOutput {
+  std::vector<double> coefficients;
+};
+
+/// Outer gradient = whatever `reduce` writes into `out` (block.count values). May run on several threads at once.
+struct ValueOutput {
+  std::function<void(const Block& block, std::span<float> out)> reduce;
+};
+
+using Pass = std::variant<StatisticsPass, LinearOutput, ValueOutput>;
+
+/// What a rule asks of its surroundings; an impossible combination is refused when a run is submitted.
+struct Needs {
+  bool individual_updates = false;  ///< must see single updates: cannot go with secure sums
+  bool linear = false;              ///< a linear combination whose coefficients do not depend on values: can go with them
+  bool all_clients = false;         ///< every invited client must deliver
+  bool tensors = false;             ///< blocks must not cross tensors, and tables or coefficients may be per tensor
+  std::size_t minimum_updates = 1;
+  std::size_t maximum_updates = std::numeric_limits<std::size_t>::max();
+};
+
+/// An aggregation rule, ready to use.
+struct Rule {
+  std::string name;
+  Needs needs;
+
+  /// The next pass, given the tables of the statistics passes so far (none at first), in order. Called until it returns an
+  /// output. Pure: the same cohort and tables give the same pass.
+  /// INVALID_ARGUMENT where the cohort cannot be aggregated, for example a total weight of zero.
+  std::function<Result<Pass>(const Cohort& cohort, std::span<const Table> tables)> next;
+};
+
+/// Refuses a cohort outside the rule's bounds, with a non-finite or negative factor, or without tensors for a rule that
+/// needs them. INVALID_ARGUMENT naming the rule and the number.
+Result<void> check_cohort(const Rule& rule, const Cohort& cohort);
+
+/// The rules there are, with their parameters; for `resolve`, documentation and `skerry strategy`.
+std::span<const PartInfo> aggregation_catalogue();
+
+/// The rule that a part names. INVALID_ARGUMENT as `resolve` says.
+Result<Rule> make_rule(const Part& part);
+
+}  // namespace skerry::strategies
