@@ -1,0 +1,113 @@
+#include "common/codec/encoding.h"
+
+#include <array>
+#include <bit>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "common/tensor/dtype.h"
+#include "common/tensor/kernels.h"
+
+static_assert(std::endian::native == std::endian::little, "payloads are little-endian, and so must be the machine");
+
+namespace skerry {
+namespace {
+
+std::string value_text(float value) {
+  if (std::isnan(value)) return "NaN";
+  return value > 0 ? "+infinity" : "-infinity";
+}
+
+Result<void> check_size(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t count) {
+  if (payload.size() == encoding.encoded_bytes(count)) return {};
+  return invalid_argument(std::string(encoding.name()) + " payload of " + std::to_string(count) + " elements has " +
+                          std::to_string(payload.size()) + " bytes, must have " +
+                          std::to_string(encoding.encoded_bytes(count)));
+}
+
+Error not_finite(const Encoding& encoding, std::uint64_t element, float value) {
+  return invalid_argument(std::string(encoding.name()) + " payload: element " + std::to_string(element) + " is " +
+                          value_text(value) + ", must be finite");
+}
+
+class F32 final : public Encoding {
+ public:
+  std::string_view name() const override { return "f32"; }
+  std::uint64_t block_elements() const override { return 1; }
+  std::uint64_t encoded_bytes(std::uint64_t count) const override { return 4 * count; }
+  ErrorBound error_bound() const override { return {0.0, 0.0, true}; }
+
+  void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
+              std::span<std::byte> payload) const override {
+    assert(payload.size() == encoded_bytes(values.size()));
+    if (!values.empty()) std::memcpy(payload.data(), values.data(), payload.size());
+  }
+
+  void decode(std::span<const std::byte> payload, std::span<float> out) const override {
+    assert(payload.size() == encoded_bytes(out.size()));
+    if (!out.empty()) std::memcpy(out.data(), payload.data(), payload.size());
+  }
+
+  Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override {
+    SKERRY_TRY(check_size(*this, payload, count));
+    const std::uint64_t bad = first_non_finite_f32(payload);
+    if (bad == count) return {};
+    float value;
+    std::memcpy(&value, payload.data() + 4 * bad, sizeof value);
+    return not_finite(*this, first + bad, value);
+  }
+};
+
+class Bf16 final : public Encoding {
+ public:
+  std::string_view name() const override { return "bf16"; }
+  std::uint64_t block_elements() const override { return 1; }
+  std::uint64_t encoded_bytes(std::uint64_t count) const override { return 2 * count; }
+  ErrorBound error_bound() const override { return {0x1p-8, 0x1p-134, false}; }
+
+  void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
+              std::span<std::byte> payload) const override {
+    assert(payload.size() == encoded_bytes(values.size()));
+    round_to_bf16(values, payload);
+  }
+
+  void decode(std::span<const std::byte> payload, std::span<float> out) const override {
+    assert(payload.size() == encoded_bytes(out.size()));
+    widen_bf16(payload, out);
+  }
+
+  Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override {
+    SKERRY_TRY(check_size(*this, payload, count));
+    const std::uint64_t bad = first_non_finite_bf16(payload);
+    if (bad == count) return {};
+    std::uint16_t bits;
+    std::memcpy(&bits, payload.data() + 2 * bad, sizeof bits);
+    return not_finite(*this, first + bad, bf16_to_f32(bits));
+  }
+};
+
+const F32 kF32;
+const Bf16 kBf16;
+const std::array<const Encoding*, 2> kEncodings{&kF32, &kBf16};
+
+}  // namespace
+
+Result<const Encoding*> find_encoding(std::string_view name) {
+  std::string known;
+  for (const Encoding* encoding : kEncodings) {
+    if (encoding->name() == name) return encoding;
+    known += known.empty() ? "" : ", ";
+    known += encoding->name();
+  }
+  return invalid_argument("encoding \"" + std::string(name.substr(0, 60)) + "\" is not known, only " + known);
+}
+
+std::vector<std::string_view> known_encodings() {
+  std::vector<std::string_view> names;
+  for (const Encoding* encoding : kEncodings) names.push_back(encoding->name());
+  return names;
+}
+
+}  // namespace skerry

@@ -1,0 +1,72 @@
+// How a vector of f32 values (an update, an outer step) travels: the interface of every encoding, and those there are.
+//
+// docs/encodings.md specifies each byte by byte. A payload is the bare encoded vector, without a header: its length
+// follows from the number of elements. One property carries everything block-wise: an encoding cuts the vector into
+// blocks of `block_elements()` (the last may be short), and the payload is the blocks' payloads one after another. So
+// the bytes of elements [a, b) with a a multiple of the block (and b too, or the vector's end) start at
+// encoded_bytes(a), number encoded_bytes(b − a), and are encoded or decoded without the rest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.h"
+
+namespace skerry {
+
+/// What decoding may differ from what was encoded: |decoded − x| ≤ relative · |x| + absolute for every finite x.
+struct ErrorBound {
+  double relative = 0.0;
+  double absolute = 0.0;
+  bool unbiased = false;  ///< over the seeds, the mean of the decoded value is x (true where it is exact)
+};
+
+class Encoding {
+ public:
+  virtual ~Encoding() = default;
+
+  /// Its name in run specs and messages, for example "bf16".
+  virtual std::string_view name() const = 0;
+
+  /// The granularity at which a payload can be cut; 1 for element-wise encodings.
+  virtual std::uint64_t block_elements() const = 0;
+
+  /// Bytes of a payload of `count` elements. It must not overflow: count ≤ kMaxModelElements in model/layout.h.
+  virtual std::uint64_t encoded_bytes(std::uint64_t count) const = 0;
+
+  virtual ErrorBound error_bound() const = 0;
+
+  /// Encodes the elements first … first + values.size() − 1 of a vector into `payload`, exactly
+  /// encoded_bytes(values.size()) bytes. `first` is a multiple of block_elements(). Encodings that round at random draw
+  /// from (seed, position), so that the bytes do not depend on how the vector was cut; the others ignore `seed`. Values
+  /// that are not finite are encoded as such where the encoding has them, for validate() to refuse: callers check their
+  /// own values first.
+  virtual void encode(std::span<const float> values, std::uint64_t first, std::uint64_t seed,
+                      std::span<std::byte> payload) const = 0;
+
+  /// Decodes a part: `payload` holds exactly encoded_bytes(out.size()) bytes that start at a block's beginning. Any
+  /// bytes are decodable (to garbage at worst): call validate() on what came from outside.
+  virtual void decode(std::span<const std::byte> payload, std::span<float> out) const = 0;
+
+  /// Whether a part decodes to finite values: `payload` are the bytes of elements first … first + count − 1.
+  /// INVALID_ARGUMENT where its size is not encoded_bytes(count), or naming the first element (counted from the
+  /// vector's beginning) that is not finite, and its value.
+  virtual Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const = 0;
+};
+
+/// Decodes elements first … first + out.size() − 1 of a whole payload. `first` is a multiple of block_elements().
+inline void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t first,
+                      std::span<float> out) {
+  encoding.decode(payload.subspan(encoding.encoded_bytes(first), encoding.encoded_bytes(out.size())), out);
+}
+
+/// The encoding of that name; it lives for ever. INVALID_ARGUMENT listing the known names where there is none.
+Result<const Encoding*> find_encoding(std::string_view name);
+
+/// "f32", "bf16", …: every name find_encoding knows, in the order of docs/encodings.md.
+std::vector<std::string_view> known_encodings();
+
+}  // namespace skerry
