@@ -19,6 +19,9 @@ namespace skerry {
 
 inline constexpr std::int64_t kBackdateMs = 5 * 60 * 1000;
 
+/// What a leaf is for: it sets the extended key usage, so that a member cannot pose as a server.
+enum class LeafUse { kClient, kServer };
+
 /// An X.509 certificate. Copies share one immutable OpenSSL object.
 class Certificate {
  public:
@@ -47,6 +50,8 @@ class Certificate {
   std::vector<std::string> ip_addresses() const;
 
   bool is_ca() const;
+  /// Whether its extended key usage permits `use`; a certificate without one is not for either.
+  bool is_for(LeafUse use) const;
   bool is_self_signed() const;
   /// INVALID_ARGUMENT if it is not a P-256 key.
   Result<PublicKey> public_key() const;
@@ -80,9 +85,6 @@ Result<Certificate> make_root(const PrivateKey& key, const std::string& organisa
 /// An issuing CA signed by `root`; may sign leaves only (path length 0). It ends no later than the root.
 Result<Certificate> make_issuing_ca(const PublicKey& key, const std::string& common_name, const Certificate& root,
                                     const PrivateKey& root_key, std::int64_t now_ms, std::int64_t lifetime_ms);
-
-/// What a leaf is for: it sets the extended key usage, so that a member cannot pose as a server.
-enum class LeafUse { kClient, kServer };
 
 struct LeafOptions {
   std::string common_name;
