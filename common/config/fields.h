@@ -20,15 +20,15 @@ struct Field {
 
   std::string path;
   Type type = Type::kText;
-  FieldValue fallback;            ///< monostate: `absent` says what happens
-  std::string absent;             ///< "required", or how the default follows from other fields; for the reference
+  FieldValue fallback = {};       ///< monostate: `absent` says what happens
+  std::string absent = {};        ///< "required", or how the default follows from other fields; for the reference
   double minimum = 0;             ///< numbers: from here …
   double maximum = std::numeric_limits<double>::max();  ///< … to here (max(): no upper bound),
   bool above_minimum = false;     ///< … without the minimum itself,
   bool below_maximum = false;     ///< … without the maximum itself
-  std::vector<std::string> choices;  ///< texts: the values allowed; empty: any
-  std::string meaning;            ///< one line
-  std::string when;               ///< a part's parameter: the part it belongs to; empty: always there
+  std::vector<std::string> choices = {};  ///< texts: the values allowed; empty: any
+  std::string meaning = {};       ///< one line
+  std::string when = {};          ///< a part's parameter: the part it belongs to; empty: always there
 };
 
 /// What lies above this library: the presets and the parts of strategies.

@@ -95,7 +95,8 @@ struct TaskFailed {
   Error error;
 };
 
-/// The answer to an evaluate task. Metrics are means over `examples`.
+/// The answer to an evaluate task; the shell has verified `node`. Metrics are means over `examples`. Answered by exactly one of
+/// CountReport, Discard, Refuse, AskStore.
 struct EvaluationReported {
   std::string task;
   std::string node;
@@ -162,6 +163,13 @@ struct Accept {
   std::string task;
   std::string node;
   std::uint64_t exchange = 0;
+};
+
+/// The report is part of its evaluation: COUNTED at once, since a report stands for itself.
+struct CountReport {
+  std::string task;
+  std::string node;
+  std::map<FragmentIndex, std::uint64_t> versions;  ///< what was measured
 };
 
 /// Final: the update of this task never counts. Sent as the answer to an offer, and for accepted updates of an exchange
@@ -251,8 +259,8 @@ struct WakeAt {
   Instant at = 0;
 };
 
-using Command = std::variant<AssignTask, CancelTask, Accept, Discard, Refuse, AskStore, Reduce, Count, EvaluationDone, Finish,
-                             WakeAt>;
+using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count,
+                             EvaluationDone, Finish, WakeAt>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What people see
@@ -299,7 +307,7 @@ using MachineRows = std::map<std::string, std::string>;
 ///
 /// The contract with the shell, for each event or batch of events:
 ///   1. call handle() for each, collecting the commands in order;
-///   2. in one transaction persist take_changes() and what Accept, Discard, Count, EvaluationDone and Finish say;
+///   2. in one transaction persist take_changes() and what Accept, CountReport, Discard, Count, EvaluationDone and Finish say;
 ///   3. then act on the commands. A process that ends between 2 and 3 loses nothing: AssignTask is repeated when its node
 ///      joins again, Reduce by Started, and receipts are asked for by their clients.
 /// Before UpdateStored the shell may answer a repeated offer from its own table of decided tasks.
@@ -339,8 +347,9 @@ class RunMachine {
   /// Fragment versions that an outstanding task may still have to read, which the store must keep (ascending, by fragment).
   std::vector<std::vector<std::uint64_t>> needed_versions() const;
 
+  struct State;  ///< its inside, for the sources of this directory alone
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -1,0 +1,239 @@
+#include "common/config/fields.h"
+
+#include <cstdint>
+#include <utility>
+
+#include "common/codec/encoding.h"
+#include "common/config/canonical_json.h"
+
+namespace skerry {
+namespace {
+
+using Type = Field::Type;
+
+constexpr double kLargestSeed = 9007199254740991;  // 2^53 − 1: exact in every JSON reader
+constexpr double kOneWeek = 604800;
+
+Field whole(std::string path, FieldValue fallback, double minimum, double maximum, std::string meaning) {
+  Field field{.path = std::move(path), .type = Type::kWhole, .fallback = std::move(fallback)};
+  field.minimum = minimum;
+  field.maximum = maximum;
+  field.meaning = std::move(meaning);
+  return field;
+}
+
+Field number(std::string path, FieldValue fallback, double minimum, double maximum, std::string meaning) {
+  Field field = whole(std::move(path), std::move(fallback), minimum, maximum, std::move(meaning));
+  field.type = Type::kNumber;
+  return field;
+}
+
+Field boolean(std::string path, bool fallback, std::string meaning) {
+  Field field{.path = std::move(path), .type = Type::kBoolean, .fallback = fallback};
+  field.meaning = std::move(meaning);
+  return field;
+}
+
+Field text(std::string path, FieldValue fallback, std::vector<std::string> choices, std::string meaning) {
+  Field field{.path = std::move(path), .type = Type::kText, .fallback = std::move(fallback)};
+  field.choices = std::move(choices);
+  field.meaning = std::move(meaning);
+  return field;
+}
+
+Field absent(Field field, std::string why) {
+  field.fallback = std::monostate{};
+  field.absent = std::move(why);
+  return field;
+}
+
+Field above(Field field) {
+  field.above_minimum = true;
+  return field;
+}
+
+Field below(Field field) {
+  field.below_maximum = true;
+  return field;
+}
+
+FieldValue words(const char* value) { return std::string(value); }
+
+std::vector<std::string> encodings() {
+  std::vector<std::string> names;
+  for (const auto name : known_encodings()) names.emplace_back(name);
+  return names;
+}
+
+std::vector<Field> make_fields() {
+  constexpr double kNoLimit = std::numeric_limits<double>::max();
+  const FieldValue none;
+  Field metrics{.path = "limits.metrics", .type = Type::kTexts};
+  metrics.fallback = std::vector<std::string>{"accuracy", "loss", "perplexity", "train_loss"};
+  metrics.meaning = "names of the metrics that a node may report";
+  return {
+      whole("spec_version", 1.0, 1, 1, "version of this format"),
+      absent(text("name", none, {}, "what people call the run; 1 to 100 characters"), "required"),
+      text("purpose", words(""), {}, "what the run is for; holders' policies may demand certain purposes"),
+      absent(text("strategy", none, {}, "the preset that fills what the file leaves out"), "`fedavg`"),
+      whole("seed", 1.0, 0, kLargestSeed, "every random draw of the run follows from it"),
+
+      text("model.initial", words(""), {}, "content id of an uploaded model to start from; empty: the architecture's initialisers"),
+
+      absent(text("data.kind", none, {"text", "idx", "csv"}, "kind of data set"), "required"),
+      text("data.train_split", words("train"), {}, "split that is trained on"),
+      whole("data.minimum_examples", 1.0, 1, kLargestSeed, "a holder with fewer examples to train on takes no part"),
+
+      absent(whole("training.steps", none, 0, 1e9, "inner steps a task; 0: `epochs` counts"), "0 where `epochs` is given"),
+      absent(number("training.epochs", none, 0, 1e6, "passes over the training split a task; 0: `steps` counts"),
+             "0 where `steps` is given"),
+      text("training.optimizer", words("adamw"), {"sgd", "adam", "adamw"}, "inner optimizer"),
+      absent(above(number("training.learning_rate", none, 0, 1e6, "peak learning rate")), "required"),
+      below(number("training.momentum", 0.0, 0, 1, "sgd")),
+      boolean("training.nesterov", false, "sgd"),
+      below(number("training.beta1", 0.9, 0, 1, "adam, adamw")),
+      below(number("training.beta2", 0.999, 0, 1, "adam, adamw")),
+      above(number("training.epsilon", 1e-8, 0, 1, "adam, adamw")),
+      number("training.weight_decay", 0.0, 0, 1e3, "sgd, adam: L2; adamw: decoupled"),
+      text("training.schedule", words("constant"), {"constant", "linear", "cosine"},
+           "learning rate from its peak to `final_fraction` of it over `schedule_steps`"),
+      absent(whole("training.schedule_steps", none, 0, 1e12, "length of the schedule in inner steps"),
+             "constant: 0; else the run's inner steps"),
+      whole("training.warmup_steps", 0.0, 0, 1e12, "steps of linear warm-up before the schedule"),
+      number("training.final_fraction", 0.0, 0, 1, "of the peak, at the schedule's end"),
+      number("training.clip_norm", 0.0, 0, kNoLimit, "global L2 norm of the gradient; 0: off"),
+      whole("training.batch", 32.0, 1, 1e7, "examples a step"),
+      absent(text("training.loss", none, {"cross_entropy", "mse"}, "what is minimised"),
+             "`mse` where data.schema.classes is 0, else `cross_entropy`"),
+      text("training.optimizer_state", words("keep"), {"keep", "reset"}, "the inner optimizer's state between tasks"),
+
+      text("participation.mode", words("synchronous"), {"synchronous", "asynchronous"},
+           "rounds that all nodes share, or every node on its own clock"),
+      whole("participation.quorum", 1.0, 1, 1e6, "synchronous: fewest updates an exchange is committed with"),
+      absent(whole("participation.start_nodes", none, 1, 1e6, "nodes that must be ready before the first exchange opens"),
+             "the quorum"),
+      whole("participation.cohort_size", 0.0, 0, 1e6, "synchronous: nodes drawn for each exchange; 0: `cohort_fraction`"),
+      above(number("participation.cohort_fraction", 1.0, 0, 1, "synchronous: share of the ready nodes drawn for each exchange")),
+      number("participation.deadline_s", 3600.0, 0, kOneWeek,
+             "seconds for an exchange (asynchronous: for a task); below the quorum it begins again; 0: none"),
+      number("participation.grace_s", -1.0, -1, kOneWeek,
+             "synchronous: seconds from the quorum to the commit; -1: all are waited for until the deadline"),
+      number("participation.reconnect_s", 30.0, 0, kOneWeek, "seconds that a node which went away is waited for"),
+      whole("participation.buffer", 4.0, 1, 1e6, "asynchronous: updates an exchange is committed with"),
+      whole("participation.maximum_staleness", 10.0, 0, 1e6, "asynchronous: an older update is discarded"),
+      number("participation.staleness_exponent", 0.5, 0, 10,
+             "asynchronous: an update counts (1 + staleness)^-exponent of its weight"),
+
+      whole("exchange.fragments", 1.0, 1, 1e4, "parts the model is cut into"),
+      text("exchange.pattern", words("strided"), {"strided", "sequential"}, "how layers are dealt to fragments"),
+      text("exchange.schedule", words("whole"), {"whole", "staggered"},
+           "all fragments in every exchange, or one after another"),
+      text("exchange.up", words("f32"), encodings(), "encoding of updates"),
+      text("exchange.down", words("f32"), encodings(), "encoding of outer steps"),
+      text("exchange.late", words("discard"), {"discard"}, "what becomes of an update that comes after its exchange"),
+
+      whole("evaluation.every", 1.0, 0, 1e9, "rounds between evaluations; the last version is always evaluated; 0: never"),
+      text("evaluation.split", words("holdout"), {}, "split that is evaluated"),
+      whole("evaluation.minimum", 1.0, 1, 1e6, "fewest reports that make a result"),
+      above(number("evaluation.deadline_s", 600.0, 0, kOneWeek, "seconds until an evaluation closes with what is in")),
+
+      whole("stop.rounds", 10.0, 1, 1e9, "exchanges of each fragment"),
+      text("stop.metric", words(""), {}, "evaluated metric that may end the run earlier; empty: none"),
+      text("stop.comparison", words("at_least"), {"at_least", "at_most"}, "the run ends when the metric is that"),
+      number("stop.value", 0.0, -kNoLimit, kNoLimit, "the metric's target"),
+
+      number("limits.maximum_update_norm", 0.0, 0, kNoLimit, "L2 norm over which an update is discarded; 0: none"),
+      metrics,
+  };
+}
+
+std::string shown(const FieldValue& value) {
+  if (const auto* number = std::get_if<double>(&value)) return "`" + canonical_number(*number) + "`";
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "`true`" : "`false`";
+  if (const auto* words = std::get_if<std::string>(&value)) return words->empty() ? "`\"\"`" : "`" + *words + "`";
+  if (const auto* list = std::get_if<std::vector<std::string>>(&value)) {
+    std::string out;
+    for (const auto& item : *list) out += (out.empty() ? "`" : ", `") + item + "`";
+    return out;
+  }
+  return "";
+}
+
+std::string allowed(const Field& field) {
+  if (!field.choices.empty()) {
+    std::string out;
+    for (const auto& choice : field.choices) out += (out.empty() ? "`" : ", `") + choice + "`";
+    return out;
+  }
+  switch (field.type) {
+    case Type::kBoolean: return "`true`, `false`";
+    case Type::kText: return "text";
+    case Type::kTexts: return "list of texts";
+    default: break;
+  }
+  constexpr double kNoLimit = std::numeric_limits<double>::max();
+  std::string out = field.type == Type::kWhole ? "whole number" : "number";
+  if (field.minimum > -kNoLimit) out += std::string(field.above_minimum ? " > " : " ≥ ") + canonical_number(field.minimum);
+  if (field.maximum < kNoLimit) out += std::string(field.below_maximum ? ", < " : ", ≤ ") + canonical_number(field.maximum);
+  return out;
+}
+
+std::string row(const Field& field, const std::string& owner) {
+  const auto dot = field.path.find('.');
+  const std::string name = dot == std::string::npos ? field.path : field.path.substr(dot + 1);
+  const std::string fallback = field.absent.empty() ? shown(field.fallback) : field.absent;
+  return "| `" + name + "` | " + (owner.empty() ? "" : "`" + owner + "`: ") + field.meaning + " | " + allowed(field) + " | " +
+         fallback + " |\n";
+}
+
+std::string heading(const std::string& section) {
+  const std::string title = section.empty() ? "Top level" : "`[" + section + "]`";
+  return "### " + title + "\n\n| key | meaning | values | default |\n|---|---|---|---|\n";
+}
+
+}  // namespace
+
+std::span<const Field> run_spec_fields() {
+  static const std::vector<Field> fields = make_fields();
+  return fields;
+}
+
+std::string run_spec_reference(const SpecCatalogue& catalogue) {
+  std::string out;
+  std::string open = "-";
+  const auto add_parts = [&] {
+    for (const auto& parts : catalogue.parts) {
+      out += "\n" + heading(parts.section);
+      Field selector{.path = parts.section + "." + parts.selector, .fallback = parts.fallback};
+      selector.choices = parts.names;
+      selector.meaning = "which " + parts.section + " part";
+      out += row(selector, "");
+      for (const auto& parameter : parts.parameters) out += row(parameter, parameter.when);
+    }
+  };
+  for (const auto& field : run_spec_fields()) {
+    const auto dot = field.path.find('.');
+    const std::string section = dot == std::string::npos ? "" : field.path.substr(0, dot);
+    if (section != open) {
+      if (section == "evaluation") add_parts();
+      out += (out.empty() ? "" : "\n") + heading(section);
+      open = section;
+    }
+    out += row(field, "");
+  }
+  out += "\n### Presets\n\n| preset | what it is | sets |\n|---|---|---|\n";
+  for (const auto& preset : catalogue.presets) {
+    out += "| `" + preset.name + "` | " + preset.meaning + " | ";
+    const char* separator = "";
+    for (const auto& entry : preset.fields) {
+      out += std::exchange(separator, ", ");
+      std::string value = shown(entry.second);
+      if (value.size() > 2) value = value.substr(1, value.size() - 2);
+      out += "`" + entry.first + " = " + value + "`";
+    }
+    out += " |\n";
+  }
+  return out;
+}
+
+}  // namespace skerry

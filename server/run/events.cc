@@ -1,0 +1,332 @@
+// One handler an event. What an event does not change it leaves alone; what it does not expect it answers.
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "server/run/state.h"
+#include "strategies/evaluation.h"
+#include "strategies/exchange.h"
+
+namespace skerry::server {
+
+using TimerKind = RunMachine::State::TimerKey::Kind;
+
+RunMachine::State::State(RunSetup given) : setup(std::move(given)) {
+  lanes = strategies::lanes(setup.spec.exchange, static_cast<std::uint32_t>(setup.fragments.size()));
+  versions.assign(setup.fragments.size(), 0);
+  lane_collecting.assign(lanes.size(), 0);
+  lane_reducing.assign(lanes.size(), 0);
+}
+
+std::string RunMachine::State::task_id(Serial serial) const { return setup.task_prefix + "." + std::to_string(serial); }
+
+std::optional<RunMachine::State::Serial> RunMachine::State::serial_of(const std::string& id) const {
+  const std::size_t prefix = setup.task_prefix.size() + 1;
+  if (id.size() <= prefix || id.compare(0, prefix, setup.task_prefix + ".") != 0) return std::nullopt;
+  Serial serial = 0;
+  const auto end = std::from_chars(id.data() + prefix, id.data() + id.size(), serial);
+  if (end.ec != std::errc() || end.ptr != id.data() + id.size() || task_id(serial) != id) return std::nullopt;
+  return serial;
+}
+
+// ---- coming and going
+
+void RunMachine::State::on(const Started&, Instant) {
+  for (const auto& [number, exchange] : exchanges)
+    if (exchange.reducing) ask_reduce(exchange);
+}
+
+void RunMachine::State::on(const NodeJoined& event, Instant now) {
+  Node& node = nodes[event.node];
+  if (node.name.empty()) {
+    node.name = event.node;
+    node.last_read.assign(versions.size(), std::nullopt);
+    node.fresh.assign(versions.size(), false);
+    touch(node);
+  }
+  const bool arrives = event.new_session || !node.connected;
+  if (arrives && node.connected) mark_away(node, now, false);
+  node.data_set = event.data_set;
+  node.examples = event.examples;
+  node.holdout_examples = event.holdout_examples;
+  node.paused = event.paused;
+  node.connected = true;
+  if (phase == Phase::kFinished || phase == Phase::kEnding) return;
+  if (arrives) {
+    clear_timer({TimerKind::kReconnect, 0, node.name});
+    clear_timer({TimerKind::kRetry, 0, node.name});
+    node.resting = node.benched = false;
+    node.failures = node.attempts = 0;
+    for (const auto serial : {node.evaluate_task, node.train_task}) {
+      if (serial == 0) continue;
+      Task& task = tasks.at(serial);
+      set_awaited(task, true);
+      assign_again(task, now);
+    }
+    if (!asynchronous() && !exchanges.empty())
+      if (auto& exchange = exchanges.begin()->second; exchange.failed.erase(node.name) != 0) node.worked = exchange.number - 1;
+  }
+  update_idle(node);
+  if (evaluation && evaluation->final) assign_evaluate(node, now);
+  offer_work(node, now);
+}
+
+void RunMachine::State::on(const NodeLeft& event, Instant now) {
+  const auto found = nodes.find(event.node);
+  if (found == nodes.end() || (!found->second.connected && !event.for_good)) return;
+  mark_away(found->second, now, event.for_good);
+}
+
+void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
+  node.connected = false;
+  std::fill(node.fresh.begin(), node.fresh.end(), false);
+  std::fill(node.last_read.begin(), node.last_read.end(), std::nullopt);
+  update_idle(node);
+  clear_timer({TimerKind::kRetry, 0, node.name});
+  if (node.train_task == 0 && node.evaluate_task == 0) return;
+  if (!for_good) return set_timer({TimerKind::kReconnect, 0, node.name}, now + ms(setup.spec.participation.reconnect_s));
+
+  clear_timer({TimerKind::kReconnect, 0, node.name});
+  const std::uint64_t exchange = node.train_task != 0 ? tasks.at(node.train_task).exchange : 0;
+  for (const auto serial : {node.evaluate_task, node.train_task})
+    if (serial != 0) end_task(serial, "its node left the run", false);
+  check_evaluation(now);
+  if (!asynchronous() && exchange != 0) {
+    if (const auto open = exchanges.find(exchange); open != exchanges.end()) fill(open->second, now);
+    check_complete(exchange, now);
+  }
+}
+
+void RunMachine::State::on(const NodePaused& event, Instant now) {
+  const auto found = nodes.find(event.node);
+  if (found == nodes.end()) return;
+  found->second.paused = event.paused;
+  update_idle(found->second);
+  offer_work(found->second, now);
+  if (evaluation && evaluation->final) assign_evaluate(found->second, now);
+}
+
+// ---- results
+
+RunMachine::State::Task* RunMachine::State::find_task(const std::string& id, const std::string& node, TaskKind kind) {
+  const auto serial = serial_of(id);
+  if (!serial) {
+    emit(Discard{id, node, "this run gives out no tasks of this name"});
+    return nullptr;
+  }
+  // Not a Discard: that would decide a task which another node may get one day.
+  if (*serial == 0 || *serial >= next_serial) {
+    emit(Refuse{id, node, "the task has not been given out yet"});
+    return nullptr;
+  }
+  if (const auto found = tasks.find(*serial); found != tasks.end()) {
+    if (found->second.node == node && found->second.kind == kind) return &found->second;
+    emit(Refuse{id, node, found->second.node == node ? "the task is of another kind" : "the task belongs to another node"});
+    return nullptr;
+  }
+  if (const auto found = ended.find(*serial); found != ended.end())
+    emit(found->second.node == node ? Command(Discard{id, node, found->second.reason})
+                                    : Command(Refuse{id, node, "the task belonged to another node"}));
+  else
+    emit(AskStore{id, node, "the task ended before its update came"});
+  return nullptr;
+}
+
+void RunMachine::State::on(const UpdateStored& event, Instant now) {
+  Task* task = find_task(event.task, event.node, TaskKind::kTrain);
+  if (task == nullptr) return;
+  if (task->accepted) return emit(Accept{event.task, event.node, task->exchange});
+  const std::string why_not = objection(*task, event);
+  if (why_not.empty()) return accept(*task, event, now);
+  on(UpdateInvalid{event.task, event.node, why_not}, now);
+}
+
+void RunMachine::State::on(const UpdateInvalid& event, Instant now) {
+  Task* task = find_task(event.task, event.node, TaskKind::kTrain);
+  if (task == nullptr) return;
+  if (task->accepted) return emit(Accept{event.task, event.node, task->exchange});
+  Node& node = nodes.at(task->node);
+  ++node.discarded;
+  touch(node);
+  emit(Discard{event.task, event.node, event.reason});
+  give_up(task->serial, event.reason, false, now);
+}
+
+void RunMachine::State::on(const TaskFailed& event, Instant now) {
+  const auto serial = serial_of(event.task);
+  const auto found = serial ? tasks.find(*serial) : tasks.end();
+  if (found == tasks.end() || found->second.node != event.node || found->second.accepted) return;
+  const std::string reason = event.error.message.empty() ? std::string(code_name(event.error.code)) : event.error.message;
+  if (found->second.kind == TaskKind::kEvaluate) {
+    nodes.at(event.node).last_failure = reason;
+    end_task(*serial, "the node gave up: " + reason, false);
+    return check_evaluation(now);
+  }
+  give_up(*serial, reason, event.error.retryable || event.error.code == Code::kNotFound, now);
+}
+
+void RunMachine::State::on(const EvaluationReported& event, Instant now) {
+  const Task* task = find_task(event.task, event.node, TaskKind::kEvaluate);
+  if (task == nullptr) return;
+  const Serial serial = task->serial;
+  if (event.examples == 0) {
+    const std::string reason = "the report measured no examples";
+    emit(Discard{event.task, event.node, reason});
+    end_task(serial, reason, false);
+    return check_evaluation(now);
+  }
+  evaluation->reports[event.node] = {
+      event.node, event.examples, strategies::merge_metrics({{event.examples, &event.metrics}}, setup.spec.limits.metrics)};
+  CountReport answer{event.task, event.node, {}};
+  for (FragmentIndex fragment = 0; fragment < task->bases.size(); ++fragment) answer.versions[fragment] = task->bases[fragment];
+  emit(std::move(answer));
+  end_task(serial, "", false);
+  check_evaluation(now);
+}
+
+void RunMachine::State::on(const Reduced& event, Instant now) {
+  const auto found = exchanges.find(event.exchange);
+  if (found == exchanges.end() || !found->second.reducing) return;
+  Exchange& exchange = found->second;
+  if (!event.error) {
+    clear_timer({TimerKind::kReduce, exchange.number, {}});
+    commit(event.exchange, now);
+    return finish_if_ending(now);
+  }
+  const std::string reason = "exchange " + std::to_string(event.exchange) + " could not be reduced: " + event.error->message;
+  if (event.error->retryable && phase != Phase::kEnding) {
+    const std::int64_t wait = std::int64_t{1000} << std::min<std::uint32_t>(exchange.reduce_failures, 6);
+    ++exchange.reduce_failures;
+    return set_timer({TimerKind::kReduce, exchange.number, {}}, now + std::min<std::int64_t>(wait, 60000));
+  }
+  discard_exchange(event.exchange, reason);
+  end_run("failed", reason, now);
+  finish_if_ending(now);
+}
+
+// ---- time and people
+
+void RunMachine::State::on(const Tick&, Instant now) {
+  // What a timer sets anew lies in the future, so that this ends.
+  while (!timer_order.empty() && timer_order.begin()->first <= now) {
+    const TimerKey key = timer_order.begin()->second;
+    clear_timer(key);
+    fire(key, now);
+  }
+}
+
+void RunMachine::State::fire(const TimerKey& key, Instant now) {
+  switch (key.kind) {
+    case TimerKind::kDeadline: return on_deadline(key.id, now);
+    case TimerKind::kGrace:
+      if (const auto open = exchanges.find(key.id); open != exchanges.end() && !open->second.reducing) begin_reduce(open->second, now);
+      return;
+    case TimerKind::kRescue:
+      if (const auto open = exchanges.find(key.id); open != exchanges.end() && !open->second.reducing) {
+        ++open->second.rescues;
+        ask_failed_again(open->second, now);
+        check_complete(key.id, now);
+      }
+      return;
+    case TimerKind::kReduce:
+      if (const auto open = exchanges.find(key.id); open != exchanges.end()) ask_reduce(open->second);
+      return;
+    case TimerKind::kEvaluation:
+      if (evaluation) close_evaluation(now);
+      return;
+    case TimerKind::kTask:
+      if (const auto found = tasks.find(key.id); found != tasks.end()) {
+        const std::string reason = "the task's deadline has passed";
+        emit(CancelTask{task_id(key.id), found->second.node, reason});
+        if (nodes.at(found->second.node).connected)
+          give_up(key.id, reason, true, now);
+        else
+          end_task(key.id, reason, false);
+      }
+      return;
+    case TimerKind::kReconnect: {
+      Node& node = nodes.at(key.node);
+      const std::uint64_t exchange = node.train_task != 0 ? tasks.at(node.train_task).exchange : 0;
+      for (const auto serial : {node.evaluate_task, node.train_task})
+        if (serial != 0) set_awaited(tasks.at(serial), false);
+      check_evaluation(now);
+      if (!asynchronous() && exchange != 0) check_complete(exchange, now);
+      return;
+    }
+    case TimerKind::kRetry: {
+      Node& node = nodes.at(key.node);
+      node.resting = false;
+      update_idle(node);
+      return offer_work(node, now);
+    }
+  }
+}
+
+void RunMachine::State::on(const OperatorPause& event, Instant) {
+  if (phase == Phase::kFinished || phase == Phase::kEnding) return;
+  paused = true;
+  pause_reason = event.reason;
+  touch_core();
+}
+
+void RunMachine::State::on(const OperatorResume&, Instant now) {
+  if (!paused || phase == Phase::kFinished) return;
+  paused = false;
+  pause_reason.clear();
+  touch_core();
+  if (evaluation)
+    for (auto& [name, node] : nodes) assign_evaluate(node, now);
+  if (asynchronous()) {
+    const std::set<std::string> waiting = idle;
+    for (const auto& name : waiting) offer_work(nodes.at(name), now);
+  } else if (!exchanges.empty()) {
+    const std::uint64_t number = exchanges.begin()->first;
+    fill(exchanges.begin()->second, now);
+    check_complete(number, now);
+  }
+}
+
+void RunMachine::State::on(const OperatorStop& event, Instant now) {
+  end_run("stopped", event.reason.empty() ? "stopped by an operator" : event.reason, now);
+}
+
+void RunMachine::State::advance(Instant now) {
+  if (phase == Phase::kRunning && exchanges_done == exchanges_planned()) {
+    if (setup.spec.evaluation.every == 0) return end_run("completed", "all " + std::to_string(setup.spec.stop.rounds) + " rounds are done", now);
+    if (paused) return;
+    if (evaluation) close_evaluation(now);
+    if (phase != Phase::kRunning) return;
+    phase = Phase::kFinalEvaluation;
+    open_evaluation(true, now);
+    return check_evaluation(now);
+  }
+  if (!accepts_work()) return;
+  if (asynchronous()) {
+    if (!begun && idle.size() >= setup.spec.participation.start_nodes) {
+      begun = true;
+      touch_core();
+      const std::set<std::string> waiting = idle;
+      for (const auto& name : waiting) offer_work(nodes.at(name), now);
+    }
+    if (evaluation_due) open_evaluation(false, now);
+  } else if (exchanges.empty()) {
+    open_exchange(now);
+  }
+}
+
+// ---- timers
+
+void RunMachine::State::set_timer(const TimerKey& key, Instant at) {
+  clear_timer(key);
+  timers[key] = at;
+  timer_order.emplace(at, key);
+}
+
+void RunMachine::State::clear_timer(const TimerKey& key) {
+  const auto found = timers.find(key);
+  if (found == timers.end()) return;
+  timer_order.erase({found->second, key});
+  timers.erase(found);
+}
+
+}  // namespace skerry::server

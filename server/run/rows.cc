@@ -1,0 +1,286 @@
+// How the machine is kept: rows of small JSON, and back. Deadlines are kept as what remains of them.
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "server/run/state.h"
+
+namespace skerry::server {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kFormat = 1;
+
+json remaining(const std::optional<Instant>& at, Instant now) {
+  return at ? json(std::max<std::int64_t>(0, *at - now)) : json(nullptr);
+}
+
+std::optional<Instant> deadline(const json& left, Instant now) {
+  if (left.is_null()) return std::nullopt;
+  return now + left.get<std::int64_t>();
+}
+
+std::uint64_t number_after(const std::string& key, std::size_t prefix) {
+  std::uint64_t number = 0;
+  std::from_chars(key.data() + prefix, key.data() + key.size(), number);
+  return number;
+}
+
+}  // namespace
+
+using TimerKind = RunMachine::State::TimerKey::Kind;
+
+static std::string text_of(const json& row) { return row.dump(-1, ' ', false, json::error_handler_t::replace); }
+
+static std::string core_row(const RunMachine::State& s) {
+  return text_of({{"format", kFormat},
+                  {"run", s.setup.run_id},
+                  {"spec", s.setup.spec.hash},
+                  {"phase", static_cast<int>(s.phase)},
+                  {"paused", s.paused},
+                  {"pause_reason", s.pause_reason},
+                  {"outcome", s.outcome},
+                  {"outcome_reason", s.outcome_reason},
+                  {"next_serial", s.next_serial},
+                  {"next_exchange", s.next_exchange},
+                  {"exchanges_done", s.exchanges_done},
+                  {"last_exchange", s.last_exchange},
+                  {"versions", s.versions},
+                  {"position", s.position},
+                  {"total_steps", s.total_steps},
+                  {"workers", s.workers},
+                  {"begun", s.begun},
+                  {"evaluation_due", s.evaluation_due}});
+}
+
+static std::string node_row(const RunMachine::State::Node& node) {
+  return text_of({{"tasks", node.tasks},
+                  {"steps", node.steps},
+                  {"counted", node.counted},
+                  {"discarded", node.discarded},
+                  {"data_set", node.data_set},
+                  {"examples", node.examples},
+                  {"failure", node.last_failure}});
+}
+
+static std::string task_row(const RunMachine::State::Task& task, Instant now) {
+  json row = {{"node", task.node},   {"kind", static_cast<int>(task.kind)}, {"lane", task.lane},
+              {"exchange", task.exchange}, {"round", task.round},           {"bases", task.bases}};
+  if (task.accepted) {
+    row["accepted"] = {{"examples", task.examples},   {"tokens", task.tokens}, {"steps", task.steps},
+                       {"staleness", task.staleness}, {"factor", task.factor}, {"weight", task.weight},
+                       {"metrics", task.metrics}};
+  } else {
+    row["seed"] = task.seed;
+    row["first_step"] = task.first_step;
+    row["left_ms"] = remaining(task.deadline, now);
+  }
+  return text_of(row);
+}
+
+static std::string exchange_row(const RunMachine::State::Exchange& exchange, Instant now) {
+  return text_of({{"lane", exchange.lane},
+                  {"base", exchange.base_version},
+                  {"reducing", exchange.reducing},
+                  {"target", exchange.target == SIZE_MAX ? json(nullptr) : json(exchange.target)},
+                  {"rescues", exchange.rescues},
+                  {"left_ms", remaining(exchange.deadline, now)},
+                  {"grace_left_ms", remaining(exchange.grace, now)}});
+}
+
+static std::string evaluation_row(const RunMachine::State::Evaluation& evaluation, Instant now) {
+  json reports = json::array();
+  for (const auto& [name, report] : evaluation.reports)
+    reports.push_back({{"node", name}, {"examples", report.examples}, {"metrics", report.metrics}});
+  return text_of({{"exchange", evaluation.exchange},
+                  {"versions", evaluation.versions},
+                  {"final", evaluation.final},
+                  {"reports", std::move(reports)},
+                  {"left_ms", remaining(evaluation.deadline, now)}});
+}
+
+MachineRows RunMachine::State::all_rows(Instant now) const {
+  MachineRows rows;
+  rows["core"] = core_row(*this);
+  for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(node);
+  for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(task, now);
+  for (const auto& [number, exchange] : exchanges) rows["x/" + std::to_string(number)] = exchange_row(exchange, now);
+  if (evaluation) rows["evaluation"] = evaluation_row(*evaluation, now);
+  return rows;
+}
+
+MachineRows RunMachine::State::changed_rows(Instant now) {
+  MachineRows rows;
+  if (std::exchange(core_changed, false)) rows["core"] = core_row(*this);
+  if (std::exchange(evaluation_changed, false)) rows["evaluation"] = evaluation ? evaluation_row(*evaluation, now) : "";
+  for (const auto& name : changed_nodes) rows["n/" + name] = node_row(nodes.at(name));
+  for (const auto serial : changed_tasks) {
+    const auto task = tasks.find(serial);
+    rows["t/" + std::to_string(serial)] = task == tasks.end() ? "" : task_row(task->second, now);
+  }
+  for (const auto number : changed_exchanges) {
+    const auto exchange = exchanges.find(number);
+    rows["x/" + std::to_string(number)] = exchange == exchanges.end() ? "" : exchange_row(exchange->second, now);
+  }
+  changed_nodes.clear();
+  changed_tasks.clear();
+  changed_exchanges.clear();
+  return rows;
+}
+
+static void load_core(RunMachine::State& s, const json& row) {
+  s.phase = static_cast<RunMachine::State::Phase>(row.at("phase").get<int>());
+  s.paused = row.at("paused").get<bool>();
+  s.pause_reason = row.at("pause_reason").get<std::string>();
+  s.outcome = row.at("outcome").get<std::string>();
+  s.outcome_reason = row.at("outcome_reason").get<std::string>();
+  s.next_serial = row.at("next_serial").get<std::uint64_t>();
+  s.next_exchange = row.at("next_exchange").get<std::uint64_t>();
+  s.exchanges_done = row.at("exchanges_done").get<std::uint64_t>();
+  s.last_exchange = row.at("last_exchange").get<std::uint64_t>();
+  s.versions = row.at("versions").get<std::vector<std::uint64_t>>();
+  s.position = row.at("position").get<std::uint64_t>();
+  s.total_steps = row.at("total_steps").get<std::uint64_t>();
+  s.workers = row.at("workers").get<std::uint64_t>();
+  s.begun = row.at("begun").get<bool>();
+  s.evaluation_due = row.at("evaluation_due").get<bool>();
+}
+
+static void load_node(RunMachine::State& s, const std::string& name, const json& row) {
+  auto& node = s.nodes[name];
+  node.name = name;
+  node.tasks = row.at("tasks").get<std::uint64_t>();
+  node.steps = row.at("steps").get<std::uint64_t>();
+  node.counted = row.at("counted").get<std::uint64_t>();
+  node.discarded = row.at("discarded").get<std::uint64_t>();
+  node.data_set = row.at("data_set").get<std::string>();
+  node.examples = row.at("examples").get<std::uint64_t>();
+  node.last_failure = row.at("failure").get<std::string>();
+  node.last_read.assign(s.setup.fragments.size(), std::nullopt);
+  node.fresh.assign(s.setup.fragments.size(), false);
+}
+
+static void load_task(RunMachine::State& s, std::uint64_t serial, const json& row, Instant now) {
+  auto& task = s.tasks[serial];
+  task.serial = serial;
+  task.node = row.at("node").get<std::string>();
+  task.kind = row.at("kind").get<int>() == 2 ? TaskKind::kEvaluate : TaskKind::kTrain;
+  task.lane = row.at("lane").get<std::uint32_t>();
+  task.exchange = row.at("exchange").get<std::uint64_t>();
+  task.round = row.at("round").get<std::uint64_t>();
+  task.bases = row.at("bases").get<std::vector<std::uint64_t>>();
+  if (const auto accepted = row.find("accepted"); accepted != row.end()) {
+    task.accepted = true;
+    task.examples = accepted->at("examples").get<std::uint64_t>();
+    task.tokens = accepted->at("tokens").get<std::uint64_t>();
+    task.steps = accepted->at("steps").get<std::uint64_t>();
+    task.staleness = accepted->at("staleness").get<std::uint64_t>();
+    task.factor = accepted->at("factor").get<double>();
+    task.weight = accepted->at("weight").get<double>();
+    task.metrics = accepted->at("metrics").get<std::map<std::string, double>>();
+    return;
+  }
+  task.seed = row.at("seed").get<std::uint64_t>();
+  task.first_step = row.at("first_step").get<std::uint64_t>();
+  task.deadline = deadline(row.at("left_ms"), now);
+  if (task.deadline) s.set_timer({TimerKind::kTask, serial, {}}, *task.deadline);
+}
+
+static void load_exchange(RunMachine::State& s, std::uint64_t number, const json& row, Instant now) {
+  auto& exchange = s.exchanges[number];
+  exchange.number = number;
+  exchange.lane = row.at("lane").get<std::uint32_t>();
+  exchange.base_version = row.at("base").get<std::uint64_t>();
+  exchange.reducing = row.at("reducing").get<bool>();
+  exchange.target = row.at("target").is_null() ? SIZE_MAX : row.at("target").get<std::size_t>();
+  exchange.rescues = row.at("rescues").get<std::uint32_t>();
+  exchange.deadline = deadline(row.at("left_ms"), now);
+  exchange.grace = deadline(row.at("grace_left_ms"), now);
+  if (exchange.deadline) s.set_timer({TimerKind::kDeadline, number, {}}, *exchange.deadline);
+  if (exchange.grace) s.set_timer({TimerKind::kGrace, number, {}}, *exchange.grace);
+  (exchange.reducing ? s.lane_reducing : s.lane_collecting).at(exchange.lane) = number;
+}
+
+static void load_evaluation(RunMachine::State& s, const json& row, Instant now) {
+  s.evaluation.emplace();
+  s.evaluation->exchange = row.at("exchange").get<std::uint64_t>();
+  s.evaluation->versions = row.at("versions").get<std::vector<std::uint64_t>>();
+  s.evaluation->final = row.at("final").get<bool>();
+  s.evaluation->deadline = deadline(row.at("left_ms"), now);
+  if (s.evaluation->deadline) s.set_timer({TimerKind::kEvaluation, 0, {}}, *s.evaluation->deadline);
+  for (const auto& report : row.at("reports")) {
+    const auto name = report.at("node").get<std::string>();
+    s.evaluation->reports[name] = {name, report.at("examples").get<std::uint64_t>(),
+                                   report.at("metrics").get<std::map<std::string, double>>()};
+  }
+}
+
+/// What follows from the rows: who works on what, and for how long those who are away are waited for.
+static Result<void> link(RunMachine::State& s, Instant now) {
+  for (auto& [serial, task] : s.tasks) {
+    const auto node = s.nodes.find(task.node);
+    if (node == s.nodes.end() || task.bases.size() != s.setup.fragments.size())
+      return data_loss("task " + s.task_id(serial) + " of node " + task.node + " does not fit its run");
+    if (task.kind == TaskKind::kEvaluate) {
+      if (!s.evaluation) return data_loss("evaluate task " + s.task_id(serial) + " has no evaluation");
+      s.evaluation->outstanding.insert(serial);
+      node->second.evaluate_task = serial;
+    } else {
+      const auto exchange = s.exchanges.find(task.exchange);
+      if (exchange == s.exchanges.end() && (task.accepted || !s.asynchronous()))
+        return data_loss("task " + s.task_id(serial) + " has no exchange " + std::to_string(task.exchange));
+      if (task.accepted) {
+        exchange->second.accepted.insert(serial);
+        node->second.worked = std::max(node->second.worked, task.exchange);
+        continue;
+      }
+      if (!s.asynchronous()) exchange->second.outstanding.insert(serial);
+      node->second.train_task = serial;
+    }
+    s.set_awaited(task, true);
+    s.set_timer({TimerKind::kReconnect, 0, task.node}, now + RunMachine::State::ms(s.setup.spec.participation.reconnect_s));
+  }
+  return {};
+}
+
+Result<void> RunMachine::State::load(const MachineRows& rows, Instant now) {
+  const std::string run = "run " + setup.run_id + ": ";
+  try {
+    const auto core = rows.find("core");
+    if (core == rows.end()) return data_loss(run + "its state has no row \"core\"");
+    const json row = json::parse(core->second);
+    if (row.at("format") != kFormat)
+      return failed_precondition(run + "its state has format " + row.at("format").dump() + ", this program reads " +
+                                 std::to_string(kFormat));
+    if (row.at("run") != setup.run_id || row.at("spec") != setup.spec.hash)
+      return failed_precondition(run + "the state is of run " + row.at("run").dump() + " with spec " + row.at("spec").dump());
+    load_core(*this, row);
+    if (versions.size() != setup.fragments.size()) return data_loss(run + "its state has another number of fragments");
+    for (const auto& [key, text] : rows) {
+      if (key == "core" || text.empty()) continue;
+      const json value = json::parse(text);
+      if (key == "evaluation")
+        load_evaluation(*this, value, now);
+      else if (key.rfind("n/", 0) == 0)
+        load_node(*this, key.substr(2), value);
+      else if (key.rfind("t/", 0) == 0)
+        load_task(*this, number_after(key, 2), value, now);
+      else if (key.rfind("x/", 0) == 0)
+        load_exchange(*this, number_after(key, 2), value, now);
+    }
+    SKERRY_TRY(link(*this, now));
+  } catch (const std::exception& error) {
+    return data_loss(run + "its state cannot be read: " + error.what());
+  }
+  core_changed = evaluation_changed = false;
+  changed_nodes.clear();
+  changed_tasks.clear();
+  changed_exchanges.clear();
+  return {};
+}
+
+}  // namespace skerry::server

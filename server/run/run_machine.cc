@@ -1,0 +1,123 @@
+#include "server/run/run_machine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/run/state.h"
+
+namespace skerry::server {
+
+RunMachine::RunMachine(RunSetup setup) : state_(std::make_unique<State>(std::move(setup))) {}
+RunMachine::RunMachine(RunMachine&&) noexcept = default;
+RunMachine& RunMachine::operator=(RunMachine&&) noexcept = default;
+RunMachine::~RunMachine() = default;
+
+Result<RunMachine> RunMachine::restore(RunSetup setup, const MachineRows& rows, Instant now) {
+  RunMachine machine(std::move(setup));
+  SKERRY_TRY(machine.state_->load(rows, now));
+  return machine;
+}
+
+std::vector<Command> RunMachine::handle(const Event& event, Instant now) {
+  State& state = *state_;
+  std::visit([&](const auto& known) { state.on(known, now); }, event);
+  state.advance(now);
+  if (!state.timer_order.empty()) {
+    const Instant next = state.timer_order.begin()->first;
+    if (state.announced_wake != next) {
+      state.announced_wake = next;
+      state.emit(WakeAt{next});
+    }
+  }
+  return std::exchange(state.out, {});
+}
+
+MachineRows RunMachine::snapshot(Instant now) const { return state_->all_rows(now); }
+MachineRows RunMachine::take_changes(Instant now) { return state_->changed_rows(now); }
+const RunSetup& RunMachine::setup() const { return state_->setup; }
+bool RunMachine::finished() const { return state_->phase == State::Phase::kFinished; }
+std::vector<std::uint64_t> RunMachine::versions() const { return state_->versions; }
+
+std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
+  std::vector<std::vector<std::uint64_t>> needed(state_->versions.size());
+  for (const auto& [serial, task] : state_->tasks) {
+    if (task.accepted) continue;
+    for (std::size_t fragment = 0; fragment < needed.size(); ++fragment) needed[fragment].push_back(task.bases[fragment]);
+  }
+  for (auto& of_fragment : needed) {
+    std::sort(of_fragment.begin(), of_fragment.end());
+    of_fragment.erase(std::unique(of_fragment.begin(), of_fragment.end()), of_fragment.end());
+  }
+  return needed;
+}
+
+RunView RunMachine::view() const {
+  const State& state = *state_;
+  const auto& spec = state.setup.spec;
+  const auto needed = state.asynchronous() ? spec.participation.start_nodes
+                      : state.begun        ? spec.participation.quorum
+                                           : std::max(spec.participation.start_nodes, spec.participation.quorum);
+  RunView view;
+  view.rounds = spec.stop.rounds;
+  view.round = *std::min_element(state.versions.begin(), state.versions.end());
+  if (state.phase == State::Phase::kFinished) {
+    view.status = state.outcome;
+    view.status_reason = state.outcome_reason;
+  } else if (state.paused) {
+    view.status = "paused";
+    view.status_reason = state.pause_reason;
+  } else if (state.exchanges.empty() && state.tasks.empty() && state.phase == State::Phase::kRunning) {
+    view.status = "waiting";
+    view.status_reason = std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready";
+  } else {
+    view.status = "running";
+    if (state.phase == State::Phase::kFinalEvaluation) view.status_reason = "evaluating the last version";
+  }
+
+  for (std::uint32_t lane = 0; lane < state.lanes.size(); ++lane) {
+    const std::uint64_t open = state.lane_collecting[lane] != 0 ? state.lane_collecting[lane] : state.lane_reducing[lane];
+    for (const auto fragment : state.lanes[lane]) {
+      FragmentView of{state.setup.fragments[fragment], state.versions[fragment]};
+      of.exchange = open;
+      of.quorum = static_cast<std::uint32_t>(state.asynchronous() ? spec.participation.buffer : spec.participation.quorum);
+      if (open != 0) {
+        const auto& exchange = state.exchanges.at(open);
+        of.accepted = static_cast<std::uint32_t>(exchange.accepted.size());
+        of.outstanding = static_cast<std::uint32_t>(exchange.outstanding.size());
+      }
+      view.fragments.push_back(std::move(of));
+    }
+  }
+  std::sort(view.fragments.begin(), view.fragments.end(), [&](const auto& a, const auto& b) {
+    const auto& names = state.setup.fragments;
+    return std::find(names.begin(), names.end(), a.fragment) < std::find(names.begin(), names.end(), b.fragment);
+  });
+
+  for (const auto& [name, node] : state.nodes) {
+    NodeView of;
+    of.node = name;
+    of.detail = node.last_failure;
+    of.data_set = node.data_set;
+    of.examples = node.examples;
+    of.counted = node.counted;
+    of.discarded = node.discarded;
+    if (!node.connected) {
+      of.state = "offline";
+    } else if (node.evaluate_task != 0) {
+      of.state = "evaluating";
+    } else if (node.train_task != 0) {
+      of.state = "training";
+    } else if (node.paused) {
+      of.state = "paused";
+    } else {
+      of.state = "waiting";
+      if (node.examples < spec.data.minimum_examples)
+        of.detail = "it has " + std::to_string(node.examples) + " examples, data.minimum_examples is " +
+                    std::to_string(spec.data.minimum_examples);
+    }
+    view.nodes.push_back(std::move(of));
+  }
+  return view;
+}
+
+}  // namespace skerry::server

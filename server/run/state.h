@@ -1,0 +1,244 @@
+// The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the life
+// of an exchange, evaluations.cc that of an evaluation, rows.cc how all of it is kept.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "server/run/run_machine.h"
+
+namespace skerry::server {
+
+struct RunMachine::State {
+  using Serial = std::uint64_t;
+  using Commands = std::vector<Command>;
+
+  enum class Phase : std::uint8_t { kRunning, kFinalEvaluation, kEnding, kFinished };
+
+  struct Node {
+    std::string name;
+    std::string data_set;
+    std::uint64_t examples = 0;
+    std::uint64_t holdout_examples = 0;
+    bool connected = false;
+    bool paused = false;
+    bool resting = false;  ///< after failures: until its retry timer, or (benched) until it joins again
+    bool benched = false;
+    Serial train_task = 0;     ///< outstanding; 0: none
+    Serial evaluate_task = 0;  ///< outstanding; 0: none
+    std::uint64_t worked = 0;  ///< synchronous: the last exchange it delivered to or gave up
+    std::uint32_t attempts = 0;  ///< synchronous: failed tasks in exchange `worked_at`
+    std::uint32_t failures = 0;  ///< one after another
+    std::string last_failure;
+    std::uint64_t tasks = 0;  ///< train tasks given
+    std::uint64_t steps = 0;  ///< inner steps accepted
+    std::uint64_t counted = 0;
+    std::uint64_t discarded = 0;
+    /// Per fragment: the version read last (nothing: unknown), and whether the trainer still has it as the base of its next Δ.
+    std::vector<std::optional<std::uint64_t>> last_read;
+    std::vector<bool> fresh;
+  };
+
+  struct Task {
+    Serial serial = 0;
+    std::string node;
+    TaskKind kind = TaskKind::kTrain;
+    std::uint32_t lane = 0;
+    std::uint64_t exchange = 0;  ///< accepted: the one it is part of
+    std::uint64_t round = 0;
+    std::uint64_t seed = 0;
+    std::uint64_t first_step = 0;
+    std::vector<std::uint64_t> bases;  ///< per fragment: the version it builds on or measures
+    bool accepted = false;
+    bool awaited = false;  ///< outstanding, and its node is here or expected back
+    std::optional<Instant> deadline;  ///< asynchronous
+    // What its update reported, once accepted.
+    std::uint64_t examples = 0;
+    std::uint64_t tokens = 0;
+    std::uint64_t steps = 0;
+    std::uint64_t staleness = 0;
+    double factor = 1;
+    double weight = 0;
+    std::map<std::string, double> metrics;
+  };
+
+  struct Exchange {
+    std::uint64_t number = 0;
+    std::uint32_t lane = 0;
+    std::uint64_t base_version = 0;  ///< of every fragment of the lane
+    bool reducing = false;
+    std::size_t target = 0;          ///< nodes it may have
+    std::set<Serial> outstanding;    ///< synchronous
+    std::set<Serial> accepted;
+    std::size_t awaited = 0;         ///< of `outstanding`
+    std::set<std::string> failed;    ///< nodes that gave up
+    std::uint32_t rescues = 0;       ///< how often the failed ones were asked again
+    std::uint32_t reduce_failures = 0;
+    std::optional<Instant> deadline;
+    std::optional<Instant> grace;
+  };
+
+  struct Evaluation {
+    std::uint64_t exchange = 0;
+    std::vector<std::uint64_t> versions;
+    std::set<Serial> outstanding;
+    std::size_t awaited = 0;
+    std::map<std::string, NodeMetrics> reports;  ///< by node
+    bool final = false;
+    std::optional<Instant> deadline;
+  };
+
+  struct TimerKey {
+    enum class Kind : std::uint8_t { kDeadline, kGrace, kRescue, kReduce, kEvaluation, kTask, kReconnect, kRetry };
+    Kind kind = Kind::kDeadline;
+    std::uint64_t id = 0;  ///< exchange or task
+    std::string node;
+    auto operator<=>(const TimerKey&) const = default;
+  };
+
+  explicit State(RunSetup given);
+
+  // ---- events.cc
+  void on(const Started&, Instant now);
+  void on(const NodeJoined& event, Instant now);
+  void on(const NodeLeft& event, Instant now);
+  void on(const NodePaused& event, Instant now);
+  void on(const UpdateStored& event, Instant now);
+  void on(const UpdateInvalid& event, Instant now);
+  void on(const TaskFailed& event, Instant now);
+  void on(const EvaluationReported& event, Instant now);
+  void on(const Reduced& event, Instant now);
+  void on(const Tick&, Instant now);
+  void on(const OperatorPause& event, Instant now);
+  void on(const OperatorResume&, Instant now);
+  void on(const OperatorStop& event, Instant now);
+
+  /// What follows from any event: the run ends, an evaluation or an exchange opens.
+  void advance(Instant now);
+  void fire(const TimerKey& key, Instant now);
+
+  /// The outstanding or accepted task that `node` speaks of; otherwise the answer is given here.
+  Task* find_task(const std::string& id, const std::string& node, TaskKind kind);
+  void mark_away(Node& node, Instant now, bool for_good);
+
+  // ---- exchanges.cc
+  bool eligible(const Node& node) const;
+  void update_idle(Node& node);
+  bool open_exchange(Instant now);
+  std::optional<std::uint32_t> lane_with_work(const Node& node) const;
+  Exchange& collecting(std::uint32_t lane);
+  bool takes_more(const Exchange& exchange, Instant now) const;
+  /// Gives an idle node work where there is some for it.
+  void offer_work(Node& node, Instant now);
+  void fill(Exchange& exchange, Instant now);
+  void assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now);
+  void assign_again(const Task& task, Instant now);
+  AssignTask describe(const Task& task, Instant now) const;
+  /// Why this update must not count; empty: it may.
+  std::string objection(const Task& task, const UpdateStored& update) const;
+  void accept(Task& task, const UpdateStored& update, Instant now);
+  /// The task ends without an update that counts, and its node has failed at it.
+  void give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now);
+  void check_complete(std::uint64_t number, Instant now);
+  void check_lane(std::uint32_t lane, Instant now);
+  void on_deadline(std::uint64_t number, Instant now);
+  void ask_failed_again(Exchange& exchange, Instant now);
+  void begin_reduce(Exchange& exchange, Instant now);
+  void ask_reduce(const Exchange& exchange);
+  void commit(std::uint64_t number, Instant now);
+  void set_awaited(Task& task, bool awaited);
+  /// Takes an outstanding task out of everything. Remembers the reason for late offers; empty: the store knows.
+  void end_task(Serial serial, const std::string& reason, bool tell_node);
+  std::uint64_t exchanges_planned() const;
+  bool lane_done(std::uint32_t lane) const;
+
+  // ---- evaluations.cc
+  void open_evaluation(bool is_final, Instant now);
+  void assign_evaluate(Node& node, Instant now);
+  void check_evaluation(Instant now);
+  void close_evaluation(Instant now);
+  /// The run ends now, or as soon as what is being reduced is counted.
+  void end_run(const std::string& outcome, const std::string& reason, Instant now);
+  void discard_exchange(std::uint64_t number, const std::string& reason);
+  void finish_if_ending(Instant now);
+  /// Remembers why a task ended without counting, for offers that come late.
+  void remember_end(const Task& task, const std::string& reason);
+
+  // ---- timers
+  void set_timer(const TimerKey& key, Instant at);
+  void clear_timer(const TimerKey& key);
+
+  // ---- rows.cc
+  MachineRows all_rows(Instant now) const;
+  MachineRows changed_rows(Instant now);
+  Result<void> load(const MachineRows& rows, Instant now);
+  void touch_core() { core_changed = true; }
+  void touch(const Node& node) { changed_nodes.insert(node.name); }
+  void touch(const Task& task) { changed_tasks.insert(task.serial); }
+  void touch(const Exchange& exchange) { changed_exchanges.insert(exchange.number); }
+  void touch_evaluation() { evaluation_changed = true; }
+
+  std::string task_id(Serial serial) const;
+  std::optional<Serial> serial_of(const std::string& id) const;
+  void emit(Command command) { out.push_back(std::move(command)); }
+  bool asynchronous() const { return setup.spec.participation.mode == ParticipationSpec::Mode::kAsynchronous; }
+  bool accepts_work() const { return phase == Phase::kRunning && !paused; }
+  std::size_t quorum() const { return static_cast<std::size_t>(setup.spec.participation.quorum); }
+  static std::int64_t ms(double seconds) { return static_cast<std::int64_t>(seconds * 1000.0 + 0.5); }
+
+  RunSetup setup;
+  std::vector<std::vector<FragmentIndex>> lanes;
+
+  // Kept in the row "core".
+  Phase phase = Phase::kRunning;
+  bool paused = false;
+  std::string pause_reason;
+  std::string outcome;  ///< of the run's end, or of the end that is near
+  std::string outcome_reason;
+  Serial next_serial = 1;
+  std::uint64_t next_exchange = 1;
+  std::uint64_t exchanges_done = 0;
+  std::uint64_t last_exchange = 0;  ///< committed last
+  std::vector<std::uint64_t> versions;
+  std::uint64_t position = 0;     ///< synchronous: inner steps of the run so far
+  std::uint64_t total_steps = 0;  ///< accepted, of all nodes
+  std::uint64_t workers = 0;      ///< nodes that ever delivered
+  bool begun = false;             ///< start_nodes were there once
+  bool evaluation_due = false;
+
+  // Kept in rows of their own.
+  std::map<std::string, Node> nodes;
+  std::map<Serial, Task> tasks;
+  std::map<std::uint64_t, Exchange> exchanges;
+  std::optional<Evaluation> evaluation;
+
+  // Not kept: derived, or forgotten by a restart on purpose.
+  std::set<std::string> idle;                              ///< eligible nodes without a train task
+  std::vector<std::uint64_t> lane_collecting;              ///< exchange per lane; 0: none
+  std::vector<std::uint64_t> lane_reducing;                ///< exchange per lane; 0: none
+  struct Ended {
+    std::string node;
+    std::string reason;
+  };
+  std::unordered_map<Serial, Ended> ended;                 ///< tasks that ended without counting; the latest kEndedKept
+  std::deque<Serial> ended_order;
+  std::map<TimerKey, Instant> timers;
+  std::set<std::pair<Instant, TimerKey>> timer_order;
+  std::optional<Instant> announced_wake;
+  Commands out;
+
+  bool core_changed = true;
+  bool evaluation_changed = false;
+  std::set<std::string> changed_nodes;
+  std::set<Serial> changed_tasks;
+  std::set<std::uint64_t> changed_exchanges;
+};
+
+}  // namespace skerry::server
