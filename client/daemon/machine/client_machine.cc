@@ -296,14 +296,20 @@ void ClientMachine::on_message(const v1::RunEnded& ended) {
 // ---- tasks ----
 
 void ClientMachine::on_message(const v1::Task& task) {
+  // A task is repeated under its id after each reconnect: with a fresh ticket, and in the name of the new session.
   if (auto stored = outbox_.find(task.task_id()); stored != outbox_.end()) {
+    stored->second.update.task.set_ticket(task.ticket());
     if (stored->second.phase == OutboxEntry::Phase::kWaiting) offer(stored->second);
     return;
   }
   Run* run = find_run(task.run_id());
   if (run != nullptr)
-    for (const auto& known : run->tasks)
-      if (known.task.task_id() == task.task_id()) return;
+    for (auto& known : run->tasks)
+      if (known.task.task_id() == task.task_id() && known.phase != Phase::kCancelling) {
+        known.task.set_ticket(task.ticket());
+        known.task.set_incarnation(task.incarnation());
+        return;
+      }
   if (task.incarnation() != incarnation_)
     return fail_task(task, error_of(Code::kAborted, "the task belongs to session " + task.incarnation() +
                                                         ", this node's session is " + incarnation_));

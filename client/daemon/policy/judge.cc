@@ -1,0 +1,128 @@
+#include "client/daemon/policy/judge.h"
+
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "common/model/layout.h"
+
+namespace skerry::client {
+namespace {
+
+using nlohmann::json;
+
+std::string listed(const std::vector<std::string>& texts) {
+  if (texts.empty()) return "nothing";
+  std::string out;
+  for (const auto& text : texts) out += (out.empty() ? "" : ", ") + text;
+  return out;
+}
+
+bool contains(const std::vector<std::string>& list, std::string_view text) {
+  return std::find(list.begin(), list.end(), text) != list.end();
+}
+
+RuleVerdict judge_list(std::string rule, const char* what, const std::string& value, bool allowed,
+                       const std::vector<std::string>& list) {
+  return {std::move(rule), allowed, std::string(what) + " is \"" + value + "\", the policy allows " + listed(list)};
+}
+
+/// The data rule that fits, or why none does.
+RuleVerdict judge_data(const Policy& policy, const RunSpec& spec, std::span<const DataSet> catalogue, Verdict& verdict) {
+  const std::uint64_t floor = std::max(policy.minimum_examples, spec.data.minimum_examples);
+  const std::uint64_t context = model_context(spec);
+  const json wanted = json::parse(spec.data.schema_json, nullptr, false);
+  std::string why;
+  for (const auto& rule : policy.data) {
+    std::string here;
+    const auto found = std::find_if(catalogue.begin(), catalogue.end(), [&](const DataSet& set) { return set.name == rule.set; });
+    if (!fits_any(rule.purposes, spec.purpose)) {
+      here = "may not serve purpose \"" + spec.purpose + "\" (allowed: " + listed(rule.purposes) + ")";
+    } else if (found == catalogue.end()) {
+      here = "is not in the catalogue; add it with `skerry-client data add " + rule.set + "`";
+    } else if (found->kind != spec.data.kind) {
+      here = "is of kind " + found->kind + ", the run wants " + spec.data.kind;
+    } else if (json::parse(found->schema_json, nullptr, false) != wanted) {
+      here = "has schema " + found->schema_json + ", the run wants " + spec.data.schema_json;
+    } else {
+      const auto examples = found->examples(context);
+      const auto split = examples.find(spec.data.train_split);
+      const std::uint64_t count = split == examples.end() ? 0 : split->second;
+      if (split == examples.end()) {
+        here = "has no split \"" + spec.data.train_split + "\"";
+      } else if (count < floor) {
+        here = "has " + std::to_string(count) + " examples in split \"" + spec.data.train_split + "\", " + std::to_string(floor) +
+               " are needed";
+      } else {
+        verdict.data_set = rule.set;
+        verdict.examples = examples;
+        return {"data", true, "data set \"" + rule.set + "\" matches with " + std::to_string(count) + " examples in split \"" +
+                                  spec.data.train_split + "\""};
+      }
+    }
+    why += (why.empty() ? "data set \"" : "; data set \"") + rule.set + "\" " + here;
+  }
+  if (policy.data.empty()) why = "the policy names no data set ([[data]])";
+  return {"data", false, why};
+}
+
+}  // namespace
+
+std::uint64_t model_context(const RunSpec& spec) {
+  const json model = json::parse(spec.model_json, nullptr, false);
+  if (!model.is_object()) return 0;
+  const auto context = model.find("context");
+  return context != model.end() && context->is_number_unsigned() ? context->get<std::uint64_t>() : 0;
+}
+
+bool Verdict::allowed() const {
+  return !rules.empty() && std::all_of(rules.begin(), rules.end(), [](const RuleVerdict& rule) { return rule.allowed; });
+}
+
+std::vector<std::string> Verdict::reasons(Policy::Telling telling) const {
+  std::vector<std::string> out;
+  for (const auto& rule : rules) {
+    if (rule.allowed) continue;
+    if (telling == Policy::Telling::kNone) return {"refused by the holder's policy"};
+    out.push_back(telling == Policy::Telling::kCode ? "refused by the holder's policy: " + rule.rule : rule.rule + ": " + rule.explanation);
+  }
+  return out;
+}
+
+Verdict judge(const Policy& policy, const RunSpec& spec, std::span<const DataSet> catalogue, std::string_view ca_fingerprint) {
+  Verdict verdict;
+  auto& rules = verdict.rules;
+  rules.push_back({"coordinators", contains(policy.coordinators, ca_fingerprint),
+                   "the coordinator's root certificate is " + std::string(ca_fingerprint) + ", the policy allows " +
+                       listed(policy.coordinators)});
+  rules.push_back(judge_list("allow.purposes", "the run's purpose", spec.purpose, fits_any(policy.purposes, spec.purpose), policy.purposes));
+
+  const json model = json::parse(spec.model_json, nullptr, false);
+  const auto layout = build_layout(model);
+  const std::string architecture = layout.ok() ? layout->architecture : "unknown";
+  rules.push_back(judge_list("allow.architectures", "the model's architecture", architecture,
+                             layout.ok() && contains(policy.architectures, architecture), policy.architectures));
+  if (layout.ok()) {
+    verdict.parameters = layout->parameters;
+    rules.push_back({"allow.max_parameters", layout->parameters <= policy.max_parameters,
+                     "the model has " + std::to_string(layout->parameters) + " parameters, the policy allows " +
+                         std::to_string(policy.max_parameters)});
+  } else {
+    rules.push_back({"allow.max_parameters", false, "the model cannot be laid out: " + layout.error().message});
+  }
+  rules.push_back(judge_list("allow.encodings", "the updates' encoding", spec.exchange.up, contains(policy.encodings, spec.exchange.up),
+                             policy.encodings));
+  rules.push_back(judge_data(policy, spec, catalogue, verdict));
+
+  const std::uint64_t need_mb = verdict.parameters * 4 * 4 / 1'000'000;  // two bases, the trainer's output, the update
+  rules.push_back({"limits.disk_mb", need_mb <= policy.disk_mb,
+                   "the run needs about " + std::to_string(need_mb) + " MB of disk, the policy allows " + std::to_string(policy.disk_mb)});
+  std::string withheld;
+  for (const auto& metric : spec.limits.metrics)
+    if (!fits_any(policy.metrics, metric)) withheld += (withheld.empty() ? "" : ", ") + metric;
+  rules.push_back({"allow.metrics", true,
+                   withheld.empty() ? "every metric the run may collect is allowed to leave" : "these metrics are withheld: " + withheld});
+  return verdict;
+}
+
+}  // namespace skerry::client
