@@ -59,7 +59,7 @@ struct UploadStatus {
   std::vector<ByteRange> missing;  ///< ascending, made of whole chunks; empty when complete
 };
 
-struct UploadState;
+struct Upload;
 
 /// Takes one body: bytes from a chunk's start onward, in order. One thread at a time; it may outlive neither its CargoStore
 /// nor be used after finish(). Bytes are hashed as they come, so completion needs no second pass over them.
@@ -100,11 +100,12 @@ struct CollectReport {
   std::uint64_t bytes = 0;
 };
 
-/// What the database refers to; all else may go.
+/// What the database says of files, for a collection.
 struct LiveFiles {
-  std::set<std::string> cargo;   ///< content ids
-  std::set<std::string> states;  ///< names
-  std::set<std::string> tasks;   ///< whose spool files and partial uploads may still be needed
+  std::set<std::string> cargo;        ///< content ids that are referred to
+  std::set<std::string> states;       ///< names that are referred to
+  std::set<std::string> tasks;        ///< with an accepted update whose exchange is open
+  std::set<std::string> ended_tasks;  ///< decided, or of a run that has ended: their uploads go
 };
 
 /// All of it. Thread-safe; calls that move bytes or sync block their caller only.
@@ -172,15 +173,23 @@ class CargoStore {
   Result<std::string> spool_file(const std::string& task, const std::string& content_id) const;
 
   /// The task is decided, its exchange durable: its spool files and partial uploads go. Writers still at it get ABORTED.
+  /// Freeing a large file takes milliseconds: not on a thread that must answer.
   void end_task(const std::string& task);
+
+  /// The same for partial uploads to which nothing was written for `idle_seconds`; how many there were.
+  std::size_t end_idle_uploads(std::int64_t idle_seconds);
+
+  /// Tasks that have anything in the spool, ascending; "" stands for operators' uploads.
+  std::vector<std::string> spool_tasks() const;
 
   /// Bytes that a node's uploads take at the moment.
   std::uint64_t spool_bytes_of(const std::string& node) const;
 
   // ---- the whole ----
 
-  /// Removes what `live` does not name. Cargo and states that were put by this process stay until they were live once or were
-  /// removed, so that it may run while a version is being released. Uploads whose task is not in `live.tasks` end.
+  /// Removes cargo and states that `live` does not name, uploads of its ended tasks, and sealed updates that neither an upload
+  /// nor an accepted task owns. Cargo and states that were put by this process stay until they were live once or were
+  /// removed, so that it may run while a version is being released. Store::collect calls it with the right sets.
   Result<CollectReport> collect(const LiveFiles& live);
 
   Result<std::uint64_t> free_bytes() const;

@@ -59,8 +59,8 @@ struct TaskRecord {
   std::string chain;          ///< hex SHA-256: the head of the receipt chain after its last receipt
 };
 
-/// One link of the chain: an acceptance, a decision, or a release (then `task_id` is empty, `subject` the fragment and
-/// `reason` the digest of what was released).
+/// One link of the chain: an acceptance, a decision, or a release (then `subject` is the fragment, `node` is empty and `reason`
+/// the digest of what was released).
 struct ReceiptRecord {
   std::uint64_t sequence = 0;  ///< from 1, without gaps
   std::string kind;            ///< "ACCEPTED", "COUNTED", "DISCARDED", "RELEASED"

@@ -62,7 +62,8 @@ class Batch {
   /// Marks a version as one that pruning passes over, or takes the mark back.
   void keep_version(std::string run_id, std::string fragment, std::uint64_t version, bool kept);
 
-  /// Forgets versions of a fragment but the newest `latest` (at least 2), the kept ones and those in `needed`.
+  /// Forgets versions of a fragment, and optimizer states that are older than the newest two versions. Add it to the batch that
+  /// releases a version. Forgotten are all but the newest `latest` (at least 2), the kept ones and those in `needed`.
   void prune_versions(std::string run_id, std::string fragment, std::uint64_t latest, std::vector<std::uint64_t> needed);
 
   void add_metric(MetricRecord metric);
@@ -74,6 +75,7 @@ class Batch {
 
  private:
   friend class Store;
+  friend struct BatchWriter;
   struct SetStatus { std::string run_id, status, reason; std::int64_t ended_ms; };
   struct MachineRows { std::string run_id; std::map<std::string, std::string> rows; };
   struct Accept { UpdateRecord update; std::int64_t now_ms; };
@@ -136,7 +138,7 @@ class StoreReader {
   Result<std::vector<TrafficRecord>> traffic(const std::string& run_id);
   Result<std::vector<AuditRecord>> audit_log(std::uint64_t newest);
 
-  /// Cargo, states and tasks that rows refer to, for CargoStore::collect.
+  /// Cargo, states and accepted updates that rows refer to.
   Result<LiveFiles> live_files();
 
   sqlite::Database& database() { return database_; }
@@ -185,6 +187,10 @@ class Store : public StoreReader {
   /// Checks that every file that a released version refers to is there with its size. DATA_LOSS naming run, fragment, version
   /// and file.
   Result<void> check_files(const CargoStore& cargo);
+
+  /// Removes what no row refers to, at start and whenever there is time: cargo and states of pruned versions, spool files of
+  /// tasks that are decided or whose run has ended. What was put by this process and not released yet stays.
+  Result<CollectReport> collect(CargoStore& cargo);
 
   /// Everything there is to check: the whole chain, each task against its receipts, each version against its release, SQLite's own
   /// check, and every cargo file's bytes against its id. Takes a while. DATA_LOSS naming the first row or file that is wrong.
