@@ -6,7 +6,7 @@
 // the number of updates for linear rules; O(block × K) for the others, with blocks that shrink as K grows.
 //
 // The same job gives the same bytes whatever the order of its updates, the number of threads and the SIMD target: updates
-// are taken in the order of their task ids, the partition into blocks is fixed, sums are formed in float64 in a fixed tree.
+// are taken in the order of (node, task id), the partition into blocks is fixed, sums are formed in float64 in a fixed tree.
 // docs/aggregation.md explains it to people who write rules.
 #pragma once
 
@@ -36,7 +36,8 @@ struct Payload {
 
 /// One accepted update of the fragment.
 struct UpdateInput {
-  std::string task_id;               ///< unique in the job; its order is the order of summation
+  std::string node;                  ///< who sent it; updates are summed in the order of (node, task_id)
+  std::string task_id;               ///< unique in the job
   Payload payload;                   ///< the bare encoded vector of Δ = base − trained, all elements in layout order
   std::string encoding;              ///< "f32", "bf16", … (common/codec/encoding.h)
   strategies::Contribution contribution;
@@ -64,7 +65,7 @@ struct ReduceJob {
   const strategies::OuterOptimizer* outer = nullptr;
   std::string down = "f32";                         ///< encoding of the step
   std::uint64_t seed = 0;                           ///< of this exchange: for the rule and encodings that round at random
-  bool measure_updates = false;                     ///< also fill update_norms and cosines (one more walk)
+  bool measure_updates = false;                     ///< also fill update_norms and cosines (one more walk; see measure)
   OutputPaths output;
 };
 
@@ -92,6 +93,8 @@ struct ReduceOutcome {
   std::uint64_t outer_step = 1;  ///< which step of the outer optimizer this was
   ReduceStatistics statistics;
 };
+
+class ReductionPool;
 
 struct EngineOptions {
   unsigned threads = 0;  ///< that compute, the caller's among them; 0: one a core
@@ -127,8 +130,7 @@ class AggregationEngine {
   unsigned threads() const;
 
  private:
-  class Pool;
-  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<ReductionPool> pool_;
 };
 
 }  // namespace skerry::server

@@ -9,6 +9,8 @@
 // damage, not forgery: a change of any single word is always found.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -44,8 +46,20 @@ std::uint64_t outer_state_size(const OuterStateHeader& header);
 std::uint64_t outer_state_vector_offset(const OuterStateHeader& header, std::size_t vector);
 std::uint64_t outer_state_checksums_offset(const OuterStateHeader& header);
 
-/// 64 bits over any bytes, for example one chunk of a vector.
-std::uint64_t state_checksum(std::span<const std::byte> bytes, std::uint64_t seed = 0);
+/// 64 bits over 32-bit words given in pieces, for example one chunk of a vector. How they were cut makes no difference.
+class StateChecksum {
+ public:
+  /// The next words; a multiple of 4 bytes.
+  void update(std::span<const std::byte> bytes);
+  std::uint64_t value() const;
+
+ private:
+  std::array<std::uint64_t, 8> lanes_ = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::uint64_t words_ = 0;
+};
+
+/// The checksum of one piece alone.
+std::uint64_t state_checksum(std::span<const std::byte> bytes);
 
 /// The header's 256 bytes. `checksums` are those of all chunks of all vectors, in their order in the file.
 /// INVALID_ARGUMENT where a name is too long or there are too many vectors.

@@ -44,7 +44,7 @@ struct TensorRange {
   std::uint64_t count = 0;
 };
 
-/// Everything a rule may look at besides the values. Update k is `contributions[k]`; the order is fixed (by task id).
+/// Everything a rule may look at besides the values. Update k is `contributions[k]`; the order is fixed (by node and task id).
 struct Cohort {
   std::span<const Contribution> contributions;
   std::span<const TensorRange> tensors;  ///< may be empty unless the rule needs tensors

@@ -1,0 +1,418 @@
+#include "server/aggregate/cohort_walk.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <exception>
+#include <numeric>
+#include <set>
+#include <tuple>
+
+#include "common/codec/encoding.h"
+#include "common/tensor/kernels.h"
+
+namespace skerry::server {
+namespace {
+
+using strategies::Block;
+using strategies::LinearOutput;
+using strategies::Pass;
+using strategies::StatisticsPass;
+using strategies::Table;
+using strategies::ValueOutput;
+
+// Decoded floats of all updates together in one block of a rule that sees them side by side: 1 MiB.
+constexpr std::size_t kFloatsSideBySide = std::size_t{1} << 18;
+constexpr std::size_t kSmallestBlock = 64;
+
+// Statistics are summed in lanes, each a run of consecutive pieces of this many elements. The number of lanes depends on the
+// table's size alone, so that neither threads nor timing change a bit.
+constexpr std::uint64_t kPieceElements = std::uint64_t{1} << 18;
+constexpr std::size_t kLaneBytes = std::size_t{16} << 20;
+constexpr std::size_t kFewestLanes = 4;
+constexpr std::size_t kMostLanes = 256;
+
+constexpr std::size_t kMostPasses = 1000;
+constexpr std::uint64_t kLargestEncodingBlock = std::uint64_t{1} << 20;
+
+std::uint64_t round_up(std::uint64_t value, std::uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+void FirstError::report(std::size_t index, Error error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!error_ || index < index_) {
+    index_ = index;
+    error_ = std::move(error);
+  }
+  failed_.store(true, std::memory_order_relaxed);
+}
+
+Result<void> FirstError::result() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (error_) return *error_;
+  return {};
+}
+
+Result<void> without_exceptions(const std::function<Result<void>()>& body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted("the aggregation ran out of memory; free some, or use fewer threads");
+  } catch (const std::exception& error) {
+    return internal_error(std::string("the aggregation rule failed: ") + error.what());
+  }
+}
+
+Result<CohortWalk> CohortWalk::open(const ReduceJob& job, ReductionPool& pool) {
+  CohortWalk walk(job, pool);
+  SKERRY_TRY(walk.check_job());
+  SKERRY_TRY(walk.open_updates());
+  SKERRY_ASSIGN(Source base, Source::open(job.base, "fragment " + job.fragment));
+  const std::uint64_t expected = job.data_offset + 4 * job.elements;
+  if (base.bytes().size() != expected) {
+    return data_loss(base.name() + " has " + std::to_string(base.bytes().size()) + " bytes, must have " +
+                     std::to_string(expected) + "; it was cut or replaced, restore it from a backup");
+  }
+  walk.base_.emplace(std::move(base));
+  const strategies::Cohort cohort{walk.contributions_, job.tensors, job.seed};
+  SKERRY_TRY(strategies::check_cohort(*job.rule, cohort));
+  return walk;
+}
+
+Result<void> CohortWalk::check_job() const {
+  assert(job_->rule != nullptr);
+  const std::string name = "fragment " + job_->fragment;
+  if (job_->elements == 0) return invalid_argument(name + " has no elements, so there is nothing to aggregate");
+  if (job_->data_offset % 64 != 0) {
+    return invalid_argument(name + ": its values begin at byte " + std::to_string(job_->data_offset) +
+                            ", must be a multiple of 64");
+  }
+  if (job_->updates.empty()) return invalid_argument(name + ": there is no update to aggregate");
+  std::uint64_t next = 0;
+  for (const strategies::TensorRange& tensor : job_->tensors) {
+    if (tensor.first != next) break;
+    next += tensor.count;
+  }
+  if (!job_->tensors.empty() && next != job_->elements) {
+    return invalid_argument(name + ": its tensors cover " + std::to_string(next) + " elements without gaps, must cover " +
+                            std::to_string(job_->elements));
+  }
+  return {};
+}
+
+Result<void> CohortWalk::open_updates() {
+  const std::vector<UpdateInput>& inputs = job_->updates;
+  order_.resize(inputs.size());
+  std::iota(order_.begin(), order_.end(), std::size_t{0});
+  std::sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
+    return std::tie(inputs[a].node, inputs[a].task_id) < std::tie(inputs[b].node, inputs[b].task_id);
+  });
+  std::set<std::string_view> tasks;
+  std::size_t files = 0;
+  for (const std::size_t index : order_) {
+    const UpdateInput& input = inputs[index];
+    if (!tasks.insert(input.task_id).second) {
+      return invalid_argument("the update of task " + input.task_id + " is there twice; each counts once");
+    }
+    const bool mapped = input.payload.path.empty() || files++ < kMaxMappedUpdates;
+    SKERRY_ASSIGN(UpdateReader reader, UpdateReader::open(input, job_->elements, mapped));
+    all_in_place_ = all_in_place_ && reader.in_place();
+    all_f32_in_place_ = all_f32_in_place_ && reader.in_place() && reader.encoding().name() == "f32";
+    granularity_ = std::lcm(granularity_, reader.encoding().block_elements());
+    update_bytes_ += reader.encoding().encoded_bytes(job_->elements);
+    updates_.push_back(std::move(reader));
+    contributions_.push_back(input.contribution);
+  }
+  SKERRY_ASSIGN(const Encoding* down, find_encoding(job_->down));
+  granularity_ = std::lcm(granularity_, down->block_elements());
+  if (granularity_ > kLargestEncodingBlock) {
+    return invalid_argument("fragment " + job_->fragment + ": the encodings of its updates and its step share blocks of " +
+                            std::to_string(granularity_) + " elements, must be at most " +
+                            std::to_string(kLargestEncodingBlock));
+  }
+  return {};
+}
+
+// How many elements a block has when `rows_in_cache` decoded rows lie side by side.
+std::size_t CohortWalk::elements_in_block(std::size_t rows_in_cache) const {
+  const std::size_t fit = rows_in_cache == 0 ? kBlockElements : kFloatsSideBySide / rows_in_cache;
+  const std::size_t wanted = std::clamp(fit / kSmallestBlock * kSmallestBlock, kSmallestBlock, kBlockElements);
+  return round_up(wanted, granularity_);
+}
+
+Result<void> CohortWalk::run_statistics() {
+  const strategies::Cohort cohort{contributions_, job_->tensors, job_->seed};
+  std::vector<Table> tables;
+  while (tables.size() < kMostPasses) {
+    std::optional<Pass> pass;
+    SKERRY_TRY(without_exceptions([&]() -> Result<void> {
+      SKERRY_ASSIGN(pass, job_->rule->next(cohort, tables));
+      return {};
+    }));
+    const auto* statistics = std::get_if<StatisticsPass>(&*pass);
+    if (statistics == nullptr) return accept_output(std::move(*pass));
+    block_elements_ = elements_in_block(updates_.size());
+    const AddBlock add = [&](std::uint64_t first, std::size_t count, Slot& slot, Table& sum) {
+      return for_each_block_of_rule(first, count, slot, [&](const Block& block) { statistics->add(block, sum); });
+    };
+    SKERRY_ASSIGN(Table table, sum_over_blocks(statistics->rows, statistics->columns, add));
+    tables.push_back(std::move(table));
+  }
+  return internal_error("aggregation rule " + job_->rule->name + " asked for more than " + std::to_string(kMostPasses) +
+                        " passes");
+}
+
+Result<void> CohortWalk::accept_output(Pass pass) {
+  const std::size_t updates = updates_.size();
+  if (const auto* linear = std::get_if<LinearOutput>(&pass)) {
+    const std::size_t rows = job_->rule->needs.tensors ? job_->tensors.size() : 1;
+    const std::size_t given = linear->coefficients.size();
+    if (given != updates && given != updates * rows) {
+      return internal_error("aggregation rule " + job_->rule->name + " gave " + std::to_string(given) +
+                            " coefficients for " + std::to_string(updates) + " updates");
+    }
+    active_.clear();
+    for (std::size_t k = 0; k < updates; ++k) {
+      bool used = false;
+      for (std::size_t at = k; at < given; at += updates) {
+        if (!std::isfinite(linear->coefficients[at])) {
+          return internal_error("aggregation rule " + job_->rule->name + " gave a coefficient that is not finite to task " +
+                                updates_[k].task_id());
+        }
+        used = used || linear->coefficients[at] != 0;
+      }
+      if (used) active_.push_back(k);
+    }
+    block_elements_ = elements_in_block(0);
+  } else {
+    block_elements_ = elements_in_block(updates);
+  }
+  output_.emplace(std::move(pass));
+  return {};
+}
+
+CohortWalk::Slot CohortWalk::make_slot() const {
+  const std::size_t block = std::min<std::uint64_t>(block_elements_, job_->elements);
+  const bool side_by_side = !output_ || std::holds_alternative<ValueOutput>(*output_);
+  Slot slot;
+  std::size_t encoded = 0;
+  for (const UpdateReader& update : updates_) encoded = std::max(encoded, update.encoding().encoded_bytes(block));
+  const std::size_t rows = side_by_side ? updates_.size() : std::min(updates_.size(), kRowsAtOnce);
+  if (!all_f32_in_place_) {
+    slot.encoded = Scratch(encoded);
+    const bool need_rows = side_by_side || !all_in_place_;
+    slot.rows = Scratch((need_rows ? rows : 1) * block * sizeof(float));
+  }
+  if (!side_by_side && active_.size() > kRowsAtOnce) slot.sums = Scratch(block * sizeof(double));
+  slot.base = Scratch(side_by_side ? block * sizeof(float) : 0);
+  slot.updates.resize(side_by_side ? updates_.size() : 0);
+  return slot;
+}
+
+// The pieces of a block that lie in one tensor each; the whole block where the rule does not care.
+std::vector<CohortWalk::Segment> CohortWalk::segments(std::uint64_t first, std::size_t count) const {
+  if (!job_->rule->needs.tensors) return {{0, first, count}};
+  const auto& tensors = job_->tensors;
+  auto tensor = std::upper_bound(tensors.begin(), tensors.end(), first,
+                                 [](std::uint64_t at, const strategies::TensorRange& range) { return at < range.first; });
+  std::vector<Segment> found;
+  const std::uint64_t end = first + count;
+  for (--tensor; tensor != tensors.end() && tensor->first < end; ++tensor) {
+    const std::uint64_t begin = std::max(first, tensor->first);
+    const std::uint64_t stop = std::min(end, tensor->first + tensor->count);
+    if (begin < stop) found.push_back({static_cast<std::size_t>(tensor - tensors.begin()), begin, stop - begin});
+  }
+  return found;
+}
+
+Result<void> CohortWalk::load_rows(std::uint64_t first, std::size_t count, Slot& slot) const {
+  for (std::size_t k = 0; k < updates_.size(); ++k) {
+    float* decoded = slot.rows.as<float>() == nullptr ? nullptr : slot.rows.as<float>() + k * count;
+    SKERRY_ASSIGN(slot.updates[k], updates_[k].floats(first, count, {slot.encoded.as<std::byte>(), decoded}));
+  }
+  return {};
+}
+
+Result<void> CohortWalk::for_each_block_of_rule(std::uint64_t first, std::size_t count, Slot& slot,
+                                                const std::function<void(const Block&)>& use) const {
+  SKERRY_TRY(load_rows(first, count, slot));
+  const float* base = base_values(first, count, slot.base.as<float>());
+  std::vector<const float*> pointers = slot.updates;
+  for (const Segment& segment : segments(first, count)) {
+    const std::size_t shift = segment.first - first;
+    for (std::size_t k = 0; k < pointers.size(); ++k) pointers[k] = slot.updates[k] + shift;
+    Block block;
+    block.fragment = job_->fragment;
+    block.first = segment.first;
+    block.count = segment.count;
+    block.tensor = segment.tensor;
+    block.updates = pointers;
+    block.base = base + shift;
+    use(block);
+  }
+  return {};
+}
+
+Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t first, std::size_t count, Slot& slot,
+                                    float* out) const {
+  if (active_.empty()) std::fill(out, out + count, 0.0f);
+  const std::size_t updates = updates_.size();
+  const bool per_tensor = output.coefficients.size() != updates;
+  const std::vector<Segment> pieces = per_tensor ? segments(first, count) : std::vector<Segment>{{0, first, count}};
+  std::size_t next = 0;
+  while (next < active_.size()) {
+    // As many rows of one kind as one call takes.
+    const void* rows[kRowsAtOnce];
+    std::size_t row_count = 0;
+    RowKind kind = RowKind::kF32;
+    const std::size_t group_begin = next;
+    while (next < active_.size() && row_count < kRowsAtOnce) {
+      float* decoded = all_in_place_ ? nullptr : slot.rows.as<float>() + row_count * count;
+      SKERRY_ASSIGN(const UpdateReader::Row row,
+                    updates_[active_[next]].row(first, count, {slot.encoded.as<std::byte>(), decoded}));
+      if (row_count > 0 && row.kind != kind) break;
+      kind = row.kind;
+      rows[row_count++] = row.values;
+      ++next;
+    }
+    const std::size_t value_bytes = kind == RowKind::kF32 ? sizeof(float) : sizeof(std::uint16_t);
+    for (const Segment& piece : pieces) {
+      const std::size_t shift = piece.first - first;
+      const void* shifted[kRowsAtOnce];
+      double coefficients[kRowsAtOnce];
+      for (std::size_t r = 0; r < row_count; ++r) {
+        shifted[r] = static_cast<const std::byte*>(rows[r]) + shift * value_bytes;
+        coefficients[r] = output.coefficients[(per_tensor ? piece.tensor * updates : 0) + active_[group_begin + r]];
+      }
+      double* sums = slot.sums.as<double>() == nullptr ? nullptr : slot.sums.as<double>() + shift;
+      add_rows(kind, {shifted, row_count}, coefficients, piece.count, group_begin == 0, sums,
+               next == active_.size() ? out + shift : nullptr);
+    }
+  }
+  return {};
+}
+
+Result<double> CohortWalk::outer_gradient(std::uint64_t first, std::size_t count, std::uint64_t own_first,
+                                          std::uint64_t own_end, Slot& slot, float* out) const {
+  if (const auto* linear = std::get_if<LinearOutput>(&*output_)) {
+    SKERRY_TRY(add_linear(*linear, first, count, slot, out));
+  } else {
+    const auto& values = std::get<ValueOutput>(*output_);
+    SKERRY_TRY(for_each_block_of_rule(first, count, slot, [&](const Block& block) {
+      values.reduce(block, {out + (block.first - first), block.count});
+    }));
+  }
+  const double squares = sum_of_squares(out + (own_first - first), own_end - own_first);
+  if (std::isfinite(squares)) return squares;
+  const std::uint64_t bad = first_non_finite({out, count});
+  return blame(first + bad, out[bad]);
+}
+
+// Whose value made this element of the outer gradient not finite.
+Error CohortWalk::blame(std::uint64_t element, float value) const {
+  const std::string where = element_text(element, job_->tensors);
+  const std::uint64_t first = element / granularity_ * granularity_;
+  const std::size_t count = std::min<std::uint64_t>(granularity_, job_->elements - first);
+  std::vector<float> decoded(count);
+  for (const UpdateReader& update : updates_) {
+    std::vector<std::byte> encoded(update.encoding().encoded_bytes(count));
+    const auto values = update.floats(first, count, {encoded.data(), decoded.data()});
+    if (!values.ok()) return values.error();
+    const float own = (*values)[element - first];
+    if (std::isfinite(own)) continue;
+    return invalid_argument("update of task " + update.task_id() + ": " + where + " is " + non_finite_text(own) +
+                            ", must be finite; discard it");
+  }
+  return invalid_argument("the outer gradient of fragment " + job_->fragment + ": " + where + " is " +
+                          non_finite_text(value) + " although every update is finite; clip the updates");
+}
+
+Result<Table> CohortWalk::sum_over_blocks(std::size_t rows, std::size_t columns, const AddBlock& add) {
+  const std::size_t cells = std::max<std::size_t>(rows * columns, 1);
+  const std::uint64_t piece = round_up(kPieceElements, block_elements_);
+  const std::uint64_t pieces = (job_->elements + piece - 1) / piece;
+  const std::size_t lanes = std::min<std::uint64_t>(
+      pieces, std::clamp(kLaneBytes / (cells * sizeof(double)), kFewestLanes, kMostLanes));
+  std::vector<Table> sums(lanes);
+  std::vector<std::optional<Slot>> slots(pool_->threads());
+  FirstError first_error;
+  const auto run_lane = [&](std::size_t lane, std::size_t slot) -> Result<void> {
+    if (!slots[slot]) slots[slot].emplace(make_slot());
+    Table& sum = sums[lane];
+    sum = {rows, columns, std::vector<double>(rows * columns)};
+    const std::uint64_t begin = pieces * lane / lanes * piece;
+    const std::uint64_t end = std::min(job_->elements, pieces * (lane + 1) / lanes * piece);
+    for (std::uint64_t at = begin; at < end; at += piece) {
+      const std::uint64_t stop = std::min(end, at + piece);
+      for (std::uint64_t first = at; first < stop; first += block_elements_) {
+        SKERRY_TRY(add(first, std::min<std::uint64_t>(block_elements_, stop - first), *slots[slot], sum));
+      }
+      drop(at, stop - at);
+    }
+    return {};
+  };
+  pool_->run(lanes, [&](std::size_t lane, std::size_t slot) {
+    if (first_error.failed()) return;
+    const auto done = without_exceptions([&] { return run_lane(lane, slot); });
+    if (!done.ok()) first_error.report(lane, done.error());
+  });
+  bytes_read_ += update_bytes_;
+  SKERRY_TRY(check_inputs());
+  SKERRY_TRY(first_error.result());
+  for (std::size_t stride = 1; stride < lanes; stride *= 2) {
+    for (std::size_t lane = 0; lane + stride < lanes; lane += 2 * stride) {
+      for (std::size_t i = 0; i < rows * columns; ++i) sums[lane].values[i] += sums[lane + stride].values[i];
+    }
+  }
+  return std::move(sums.front());
+}
+
+Result<ReduceStatistics> CohortWalk::measure(bool updates_too) {
+  // Row k: Σ Δ_k² and Σ Δ_k Δ; the last row: Σ Δ².
+  const std::size_t updates = updates_.size();
+  const std::size_t measured = updates_too ? updates : 0;
+  const AddBlock add = [&](std::uint64_t first, std::size_t count, Slot& slot, Table& sum) -> Result<void> {
+    if (slot.gradient.bytes().empty()) slot.gradient = Scratch(block_elements_ * sizeof(float));
+    float* gradient = slot.gradient.as<float>();
+    SKERRY_ASSIGN(const double squares, outer_gradient(first, count, first, first + count, slot, gradient));
+    sum.at(measured, 0) += squares;
+    for (std::size_t k = 0; k < measured; ++k) {
+      SKERRY_ASSIGN(const float* values,
+                    updates_[k].floats(first, count, {slot.encoded.as<std::byte>(), slot.rows.as<float>()}));
+      sum.at(k, 0) += sum_of_squares(values, count);
+      sum.at(k, 1) += dot(values, gradient, count);
+    }
+    return {};
+  };
+  SKERRY_ASSIGN(const Table sums, sum_over_blocks(measured + 1, 2, add));
+  ReduceStatistics statistics;
+  statistics.outer_gradient_norm = std::sqrt(sums.at(measured, 0));
+  if (updates_too) {
+    statistics.update_norms.resize(updates);
+    statistics.cosines.resize(updates);
+  }
+  for (std::size_t k = 0; k < measured; ++k) {
+    const double norm = std::sqrt(sums.at(k, 0));
+    const double both = norm * statistics.outer_gradient_norm;
+    statistics.update_norms[order_[k]] = norm;
+    statistics.cosines[order_[k]] = both > 0 ? sums.at(k, 1) / both : 0;
+  }
+  return statistics;
+}
+
+const float* CohortWalk::base_values(std::uint64_t first, std::size_t count, float* scratch) const {
+  return base_->floats(job_->data_offset + 4 * first, count, scratch);
+}
+
+void CohortWalk::drop(std::uint64_t first, std::uint64_t count) const {
+  for (const UpdateReader& update : updates_) update.drop(first, count);
+  base_->drop(job_->data_offset + 4 * first, 4 * count);
+}
+
+Result<void> CohortWalk::check_inputs() const {
+  for (const UpdateReader& update : updates_) SKERRY_TRY(update.check());
+  return base_->check();
+}
+
+}  // namespace skerry::server

@@ -1,0 +1,124 @@
+// The open inputs of one job and the walks over them: tables of statistics, and the outer gradient of a block.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/base/result.h"
+#include "server/aggregate/inputs.h"
+#include "server/aggregate/pool.h"
+
+namespace skerry::server {
+
+/// Values of a block of a linear rule: with its rows' and the outer step's spans it stays in a core's second-level cache.
+inline constexpr std::size_t kBlockElements = 16384;
+
+/// Keeps the first error of a parallel loop: that of the lowest index that was run.
+class FirstError {
+ public:
+  /// True once something failed: the rest need not run.
+  bool failed() const { return failed_.load(std::memory_order_relaxed); }
+  void report(std::size_t index, Error error);
+  Result<void> result();
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::size_t index_ = 0;
+  std::optional<Error> error_;
+};
+
+/// Runs `body` with an exception from a rule, or from a lack of memory, turned into an error.
+Result<void> without_exceptions(const std::function<Result<void>()>& body);
+
+class CohortWalk {
+ public:
+  /// Checks the job and opens its inputs. Errors as AggregationEngine::reduce says.
+  static Result<CohortWalk> open(const ReduceJob& job, ReductionPool& pool);
+
+  /// Runs the rule's statistics passes and keeps its output pass.
+  Result<void> run_statistics();
+
+  /// A thread's memory for outer_gradient.
+  struct Slot {
+    Scratch encoded;   // one piece of one update as it came
+    Scratch rows;      // decoded rows
+    Scratch sums;      // float64, where more rows than kRowsAtOnce are summed
+    Scratch base;      // the base's values, where they are not aligned
+    Scratch gradient;  // measure: the outer gradient
+    std::vector<const float*> updates;
+  };
+  Slot make_slot() const;
+
+  /// The outer gradient's elements [first, first + count), count at most block_elements(), `first` a multiple of
+  /// granularity() and the end one too or the fragment's end. INVALID_ARGUMENT naming a value that is not finite.
+  /// Returns the sum of squares of the elements [own_first, own_end).
+  Result<double> outer_gradient(std::uint64_t first, std::size_t count, std::uint64_t own_first, std::uint64_t own_end,
+                                Slot& slot, float* out) const;
+
+  /// Norms and cosines by one more walk over the updates, after run_statistics.
+  Result<ReduceStatistics> measure(bool updates_too);
+
+  /// The base's values in place, or copied to `scratch`.
+  const float* base_values(std::uint64_t first, std::size_t count, float* scratch) const;
+  std::span<const std::byte> base_bytes() const { return base_->bytes(); }
+
+  std::uint64_t granularity() const { return granularity_; }
+  std::size_t block_elements() const { return block_elements_; }
+  std::uint64_t update_bytes() const { return update_bytes_; }
+  /// By the walks of this object.
+  std::uint64_t bytes_read() const { return bytes_read_; }
+
+  /// Pages behind the walk are done with.
+  void drop(std::uint64_t first, std::uint64_t count) const;
+
+  /// DATA_LOSS if an input could not be read.
+  Result<void> check_inputs() const;
+
+ private:
+  CohortWalk(const ReduceJob& job, ReductionPool& pool) : job_(&job), pool_(&pool) {}
+
+  struct Segment {
+    std::size_t tensor = 0;
+    std::uint64_t first = 0;
+    std::size_t count = 0;
+  };
+  using AddBlock = std::function<Result<void>(std::uint64_t first, std::size_t count, Slot& slot, strategies::Table& sum)>;
+
+  Result<void> check_job() const;
+  Result<void> open_updates();
+  Result<void> accept_output(strategies::Pass pass);
+  std::size_t elements_in_block(std::size_t rows_in_cache) const;
+  std::vector<Segment> segments(std::uint64_t first, std::size_t count) const;
+  Result<void> load_rows(std::uint64_t first, std::size_t count, Slot& slot) const;
+  Result<void> for_each_block_of_rule(std::uint64_t first, std::size_t count, Slot& slot,
+                                      const std::function<void(const strategies::Block&)>& use) const;
+  Result<void> add_linear(const strategies::LinearOutput& output, std::uint64_t first, std::size_t count, Slot& slot,
+                          float* out) const;
+  Error blame(std::uint64_t element, float value) const;
+  Result<strategies::Table> sum_over_blocks(std::size_t rows, std::size_t columns, const AddBlock& add);
+
+  const ReduceJob* job_;
+  ReductionPool* pool_;
+  std::vector<std::size_t> order_;       // the k-th update is job.updates[order_[k]]
+  std::vector<UpdateReader> updates_;    // in that order, as are the next
+  std::vector<strategies::Contribution> contributions_;
+  std::optional<Source> base_;
+  std::optional<strategies::Pass> output_;
+  std::vector<std::size_t> active_;      // updates with a coefficient other than 0 (linear outputs)
+  bool all_in_place_ = true;
+  bool all_f32_in_place_ = true;
+  std::size_t block_elements_ = kBlockElements;
+  std::uint64_t granularity_ = 1;
+  std::uint64_t update_bytes_ = 0;
+  std::uint64_t bytes_read_ = 0;
+};
+
+}  // namespace skerry::server

@@ -1,0 +1,121 @@
+#include "server/aggregate/inputs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace skerry::server {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+std::size_t alignment_of(RowKind kind) { return kind == RowKind::kF32 ? alignof(float) : alignof(std::uint16_t); }
+
+bool aligned(const void* pointer, std::size_t alignment) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0;
+}
+
+}  // namespace
+
+Scratch::Scratch(std::size_t bytes) : memory_(new std::byte[bytes + kAlignment]), size_(bytes) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+  begin_ = memory_.get() + (kAlignment - address % kAlignment) % kAlignment;
+}
+
+Result<Source> Source::open(const Payload& payload, std::string name) {
+  Source source;
+  source.name_ = std::move(name);
+  if (payload.path.empty()) {
+    source.bytes_ = as_bytes_of(payload.bytes);
+    return source;
+  }
+  auto file = MappedFile::open(payload.path);
+  if (!file.ok()) return with_context(std::move(file).error(), source.name_);
+  source.file_.emplace(std::move(file).value());
+  source.bytes_ = source.file_->bytes();
+  return source;
+}
+
+const float* Source::floats(std::uint64_t offset, std::size_t count, float* scratch) const {
+  const std::byte* at = bytes_.data() + offset;
+  if (aligned(at, alignof(float))) return reinterpret_cast<const float*>(at);
+  std::memcpy(scratch, at, count * sizeof(float));
+  return scratch;
+}
+
+Result<UpdateReader> UpdateReader::open(const UpdateInput& update, std::uint64_t elements, bool mapped) {
+  const std::string name = "update of task " + update.task_id;
+  UpdateReader reader;
+  reader.task_id_ = update.task_id;
+  auto encoding = find_encoding(update.encoding);
+  if (!encoding.ok()) return with_context(std::move(encoding).error(), name);
+  reader.encoding_ = *encoding;
+
+  std::uint64_t size = update.payload.bytes.size();
+  if (update.payload.path.empty() || mapped) {
+    SKERRY_ASSIGN(Source source, Source::open(update.payload, name));
+    size = source.bytes().size();
+    reader.source_.emplace(std::move(source));
+  } else {
+    auto file_bytes = file_size(update.payload.path);
+    if (!file_bytes.ok()) return with_context(std::move(file_bytes).error(), name);
+    size = *file_bytes;
+    reader.path_ = update.payload.path;
+  }
+  const std::uint64_t expected = reader.encoding_->encoded_bytes(elements);
+  if (size != expected) {
+    const std::string where = update.payload.path.empty() ? "" : " (" + update.payload.path + ")";
+    return invalid_argument(name + where + " has " + std::to_string(size) + " bytes; " + std::to_string(elements) +
+                            " elements in " + update.encoding + " have " + std::to_string(expected));
+  }
+  const bool is_f32 = reader.encoding_->name() == "f32";
+  reader.kind_ = is_f32 ? RowKind::kF32 : RowKind::kBf16;
+  const bool plain = is_f32 || reader.encoding_->name() == "bf16";
+  reader.in_place_ = plain && reader.source_ && aligned(reader.source_->bytes().data(), alignment_of(reader.kind_));
+  return reader;
+}
+
+Result<std::span<const std::byte>> UpdateReader::encoded(std::uint64_t first, std::size_t count,
+                                                         std::byte* scratch) const {
+  const std::uint64_t begin = encoding_->encoded_bytes(first);
+  const std::size_t length = encoding_->encoded_bytes(count);
+  if (source_) return source_->bytes().subspan(begin, length);
+  SKERRY_ASSIGN(const File file, File::open(path_, OpenMode::kRead));
+  SKERRY_TRY(file.pread_exact({scratch, length}, begin));
+  return std::span<const std::byte>(scratch, length);
+}
+
+Result<UpdateReader::Row> UpdateReader::row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
+  if (in_place_) return Row{kind_, source_->bytes().data() + encoding_->encoded_bytes(first)};
+  SKERRY_ASSIGN(const float* values, floats(first, count, scratch));
+  return Row{RowKind::kF32, values};
+}
+
+Result<const float*> UpdateReader::floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
+  if (in_place_ && kind_ == RowKind::kF32) {
+    return reinterpret_cast<const float*>(source_->bytes().data() + encoding_->encoded_bytes(first));
+  }
+  SKERRY_ASSIGN(const auto payload, encoded(first, count, scratch.encoded));
+  encoding_->decode(payload, {scratch.decoded, count});
+  return static_cast<const float*>(scratch.decoded);
+}
+
+void UpdateReader::drop(std::uint64_t first, std::uint64_t count) const {
+  if (source_) source_->drop(encoding_->encoded_bytes(first), encoding_->encoded_bytes(count));
+}
+
+std::string element_text(std::uint64_t element, std::span<const strategies::TensorRange> tensors) {
+  std::string text = "element " + std::to_string(element);
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const strategies::TensorRange& tensor) {
+    return element >= tensor.first && element - tensor.first < tensor.count;
+  });
+  if (found == tensors.end()) return text;
+  return text + " (tensor " + found->name + ", its element " + std::to_string(element - found->first) + ")";
+}
+
+std::string non_finite_text(float value) {
+  if (std::isnan(value)) return "NaN";
+  return value > 0 ? "+infinity" : "-infinity";
+}
+
+}  // namespace skerry::server

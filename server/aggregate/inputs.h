@@ -1,0 +1,118 @@
+// What a reduction reads: payloads in memory, in maps of files, or in files that are opened for each piece.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/codec/encoding.h"
+#include "common/os/files.h"
+#include "server/aggregate/engine.h"
+#include "server/aggregate/kernels.h"
+
+namespace skerry::server {
+
+/// At most this many updates of a job are mapped; the others are opened, read and closed piece by piece, so that neither
+/// maps nor descriptors grow with the cohort.
+inline constexpr std::size_t kMaxMappedUpdates = 1024;
+
+/// Memory that is not cleared: `bytes`, aligned for every vector.
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(std::size_t bytes);
+
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(begin_);
+  }
+  std::span<std::byte> bytes() const { return {begin_, size_}; }
+
+ private:
+  std::unique_ptr<std::byte[]> memory_;
+  std::byte* begin_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// A payload that is there as a whole: in memory or mapped.
+class Source {
+ public:
+  static Result<Source> open(const Payload& payload, std::string name);
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const std::string& name() const { return name_; }
+
+  /// `count` floats that start at byte `offset`: in place, or copied to `scratch` where they are not aligned.
+  const float* floats(std::uint64_t offset, std::size_t count, float* scratch) const;
+
+  /// DATA_LOSS if part of the file could not be read. Ask before trusting what was read.
+  Result<void> check() const { return file_ ? file_->check() : Result<void>(); }
+
+  /// These bytes are done with.
+  void drop(std::uint64_t offset, std::uint64_t length) const {
+    if (file_) file_->drop(offset, length);
+  }
+
+ private:
+  std::string name_;
+  std::optional<MappedFile> file_;
+  std::span<const std::byte> bytes_;
+};
+
+/// Room for one decoded piece of an update, for readers that cannot serve it in place.
+struct RowScratch {
+  std::byte* encoded = nullptr;  ///< encoded_bytes(count) bytes
+  float* decoded = nullptr;      ///< count values
+};
+
+/// One update of a job. Pieces are [first, first + count) with `first` a multiple of the encoding's block and the end one too
+/// or the vector's end.
+class UpdateReader {
+ public:
+  /// Finds the encoding and checks the size; `mapped` false keeps no descriptor and no map.
+  static Result<UpdateReader> open(const UpdateInput& update, std::uint64_t elements, bool mapped);
+
+  const std::string& task_id() const { return task_id_; }
+  const Encoding& encoding() const { return *encoding_; }
+
+  /// True where pieces are served without scratch.
+  bool in_place() const { return in_place_; }
+
+  /// The values as add_rows takes them.
+  struct Row {
+    RowKind kind = RowKind::kF32;
+    const void* values = nullptr;
+  };
+  Result<Row> row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
+
+  /// The values as f32, in place where they lie so.
+  Result<const float*> floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
+
+  /// The encoded bytes of a piece; `scratch` holds encoded_bytes(count) bytes.
+  Result<std::span<const std::byte>> encoded(std::uint64_t first, std::size_t count, std::byte* scratch) const;
+
+  Result<void> check() const { return source_ ? source_->check() : Result<void>(); }
+  void drop(std::uint64_t first, std::uint64_t count) const;
+
+ private:
+  std::string task_id_;
+  const Encoding* encoding_ = nullptr;
+  std::optional<Source> source_;  // empty: read `path_` piece by piece
+  std::string path_;
+  bool in_place_ = false;
+  RowKind kind_ = RowKind::kF32;
+};
+
+/// "element 17 (tensor layer0.weight, its element 5)", or without the tensor where none is known.
+std::string element_text(std::uint64_t element, std::span<const strategies::TensorRange> tensors);
+
+/// "NaN", "+infinity" or "-infinity".
+std::string non_finite_text(float value);
+
+}  // namespace skerry::server

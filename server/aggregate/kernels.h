@@ -1,0 +1,36 @@
+// The inner loops, for every SIMD target that the machine may have; each gives the same bits on all of them: no fused
+// multiply-add, and sums over elements in eight lanes (element i in lane i mod 8) that are added up in one fixed order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace skerry::server {
+
+/// How the values of a row lie in memory.
+enum class RowKind : std::uint8_t {
+  kF32,   ///< float
+  kBf16,  ///< the upper half of a float
+};
+
+/// At most this many rows in one call of add_rows: as many streams as hardware prefetchers follow.
+inline constexpr std::size_t kRowsAtOnce = 8;
+
+/// sum[i] += coefficient_0 · row_0[i] + coefficient_1 · row_1[i] + …, in float64, one row after the other.
+///
+/// Rows hold `count` values of one kind, aligned for it. `first`: the sums start from 0 and `sum` is not read. `rounded`, where
+/// not null, receives the sums rounded to f32, and `sum` is not written; so one call alone needs no `sum`.
+void add_rows(RowKind kind, std::span<const void* const> rows, const double* coefficients, std::size_t count, bool first,
+              double* sum, float* rounded);
+
+/// Σ a[i]², in float64. Not finite exactly if a value is not.
+double sum_of_squares(const float* values, std::size_t count);
+
+/// Σ a[i] · b[i], in float64.
+double dot(const float* a, const float* b, std::size_t count);
+
+/// out[i] = a[i] + b[i], in f32. `out` may be `a` or `b`.
+void add(const float* a, const float* b, std::size_t count, float* out);
+
+}  // namespace skerry::server
