@@ -4,6 +4,7 @@
 //   ca/root.crt ca/root.key        the root; root.key may (and should) be kept offline: only init and rollover need it
 //   ca/issuing.crt ca/issuing.key  the online CA, signed by the root, path length 0
 //   ca/anchor-*.crt                further trust anchors, during a rollover
+//   ca-previous/                   the CA before switch_rollover, until finish_rollover removes it with its keys
 //   ca/next/                       the coming root and issuing CA, between start_rollover and switch_rollover
 //   server.crt server.key          the coordinator's own chain and key
 //   ticket.key                     32 random bytes in hex, for cargo tickets
@@ -84,7 +85,7 @@ class CertificateAuthority {
   Result<void> start_rollover(std::int64_t now_ms);
   /// Step 2: issues from the new CA; the old root stays trusted; server.crt is replaced. NOT_FOUND without step 1.
   Result<void> switch_rollover(std::int64_t now_ms);
-  /// Step 3: distrusts every root but the current one, once no member's certificate leads to it.
+  /// Step 3: distrusts every root but the current one, once no member's certificate leads to it, and removes the old keys.
   /// FAILED_PRECONDITION before step 2.
   Result<void> finish_rollover();
 
