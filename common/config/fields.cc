@@ -125,7 +125,8 @@ std::vector<Field> make_fields() {
              "asynchronous: an update counts (1 + staleness)^-exponent of its weight"),
 
       whole("exchange.fragments", 1.0, 1, 1e4, "parts the model is cut into"),
-      text("exchange.pattern", words("strided"), {"strided", "sequential"}, "how layers are dealt to fragments"),
+      absent(text("exchange.pattern", none, {"strided", "sequential"}, "how layers are dealt to fragments"),
+             "`strided` for a transformer, else `sequential`"),
       text("exchange.schedule", words("whole"), {"whole", "staggered"},
            "all fragments in every exchange, or one after another"),
       text("exchange.up", words("f32"), encodings(), "encoding of updates"),

@@ -390,6 +390,8 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
                               (std::string(theirs) == "fragments" ? "exchange.fragments" : "exchange.pattern"));
   for (const auto& member : file.model.items()) document["model"][member.key()] = member.value();
   document["model"]["fragments"] = document["exchange"]["fragments"];
+  if (!document["exchange"].contains("pattern"))
+    document["exchange"]["pattern"] = document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
   document["model"]["fragment_pattern"] = document["exchange"]["pattern"];
   auto valid = check_document(document);
   if (!valid.ok()) return placed(valid.error(), file);

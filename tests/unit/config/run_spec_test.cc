@@ -1,0 +1,251 @@
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "common/config/canonical_json.h"
+#include "common/config/run_spec.h"
+#include "common/model/layout.h"
+#include "strategies/presets.h"
+
+using namespace skerry;
+using nlohmann::json;
+
+namespace {
+
+const std::string kSmall = R"(name = "tiny"
+strategy = "diloco"
+
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+
+[data]
+kind = "csv"
+schema = { features = ["a", "b", "c", "d"], label = "y", classes = 2 }
+
+[training]
+learning_rate = 0.1
+)";
+
+Result<RunSpec> parsed(const std::string& toml) { return parse_run_spec(toml, strategies::spec_catalogue()); }
+
+std::string error_of(const std::string& toml) {
+  const auto spec = parsed(toml);
+  return spec.ok() ? "no error" : spec.error().message;
+}
+
+json document_of(const RunSpec& spec) { return json::parse(spec.canonical_json); }
+
+}  // namespace
+
+TEST_CASE("a small run spec is filled by its preset and by defaults") {
+  const auto spec = parsed(kSmall);
+  if (!spec.ok()) FAIL(spec.error().message);
+  CHECK(spec->name == "tiny");
+  CHECK(spec->training.steps == 500);
+  CHECK(spec->training.epochs == 0);
+  CHECK(spec->training.batch == 32);
+  CHECK(spec->outer == SpecPart{"nesterov", {{"learning_rate", 0.7}, {"momentum", 0.9}}});
+  CHECK(spec->aggregation.name == "weighted_mean");
+  CHECK(spec->participation.mode == ParticipationSpec::Mode::kSynchronous);
+  CHECK(spec->exchange.up == "f32");
+  CHECK(document_of(*spec).at("spec_version") == 1);
+  CHECK(document_of(*spec).at("training").at("loss") == "cross_entropy");
+  CHECK(spec->hash.size() == 64);
+}
+
+TEST_CASE("the model section reaches trainers resolved, with the exchange's fragments in it") {
+  const auto spec = parsed(kSmall);
+  REQUIRE(spec.ok());
+  const auto layout = build_layout(json::parse(spec->model_json));
+  REQUIRE(layout.ok());
+  CHECK(layout->parameters == 10);
+  CHECK(json::parse(spec->model_json).at("fragments") == 1);
+  CHECK(json::parse(spec->training_json).at("optimizer") == "adamw");
+}
+
+TEST_CASE("the same spec in another order, with comments and with defaults written out has the same identity") {
+  const std::string other = R"(# the same
+strategy = "diloco"
+name = "tiny"
+seed = 1
+[training]
+batch = 32.0
+learning_rate = 1e-1
+[outer]
+momentum = 0.9
+optimizer = "nesterov"
+[data]
+schema = { classes = 2, label = "y", features = ["a", "b", "c", "d"] }
+kind = "csv"
+[model]
+outputs = 2
+inputs = 4
+architecture = "linear"
+)";
+  REQUIRE(parsed(other).ok());
+  CHECK(parsed(other)->hash == parsed(kSmall)->hash);
+  CHECK(parsed(kSmall + "batch = 33\n")->hash != parsed(kSmall)->hash);
+}
+
+TEST_CASE("a resolved document reads back to the same run spec") {
+  const auto spec = parsed(kSmall);
+  const auto again = parse_resolved_spec(spec->canonical_json);
+  if (!again.ok()) FAIL(again.error().message);
+  CHECK(again->canonical_json == spec->canonical_json);
+  CHECK(again->hash == spec->hash);
+  CHECK(again->outer == spec->outer);
+  CHECK(again->participation == spec->participation);
+  CHECK(again->model_json == spec->model_json);
+  CHECK(again->limits == spec->limits);
+}
+
+TEST_CASE("a resolved document that was tampered with is refused") {
+  const auto spec = parsed(kSmall);
+  const auto changed = [&](auto change) {
+    json document = document_of(*spec);
+    change(document);
+    return parse_resolved_spec(canonical_json(document).value());
+  };
+  CHECK_FALSE(parse_resolved_spec(" " + spec->canonical_json).ok());
+  CHECK_FALSE(parse_resolved_spec("[]").ok());
+  CHECK_FALSE(parse_resolved_spec("{").ok());
+  CHECK_FALSE(changed([](json& d) { d["stop"].erase("rounds"); }).ok());
+  CHECK_FALSE(changed([](json& d) { d["stop"]["hours"] = 3; }).ok());
+  CHECK_FALSE(changed([](json& d) { d["stop"] = 3; }).ok());
+  CHECK_FALSE(changed([](json& d) { d["model"] = 3; }).ok());
+  CHECK_FALSE(changed([](json& d) { d["model"].erase("inputs"); }).ok());
+  CHECK_FALSE(changed([](json& d) { d["outer"]["momentum"] = json::array(); }).ok());
+  CHECK_FALSE(changed([](json& d) { d["spec_version"] = 2; }).ok());
+  CHECK_FALSE(changed([](json& d) { d["training"]["batch"] = 0; }).ok());
+  CHECK(changed([](json& d) { d["training"]["batch"] = 64; }).ok());
+}
+
+TEST_CASE("errors name the line, the path, the value and what is allowed") {
+  CHECK(error_of(kSmall + "[outer]\nmomentum = 1.3\n") == "run spec line 16: outer.momentum is 1.3, must be in [0, 1)");
+  CHECK(error_of(kSmall + "batch = \"big\"\n") ==
+        "run spec line 15: training.batch is \"big\", must be a whole number in [1, 10000000]");
+  CHECK(error_of(kSmall + "batch = 2.5\n") == "run spec line 15: training.batch is 2.5, must be a whole number in [1, 10000000]");
+  CHECK(error_of(kSmall + "optimizer = \"adan\"\n") ==
+        "run spec line 15: training.optimizer is \"adan\", must be one of sgd, adam, adamw");
+  CHECK(error_of("strategy = \"fedavgg\"\n") ==
+        "run spec line 1: strategy is \"fedavgg\", must be one of diloco, fedadam, fedavg, fedavgm");
+  CHECK(error_of("name = \"a\nb\"\n").rfind("run spec line 1: not TOML: ", 0) == 0);
+  CHECK(error_of(kSmall + "[participation]\nquorum = 3\nstart_nodes = 2\n") ==
+        "run spec line 17: participation.start_nodes is 2, must be at least participation.quorum (3)");
+}
+
+TEST_CASE("an unknown key is an error that names the nearest known one") {
+  CHECK(error_of(kSmall + "learning_rat = 1\n") ==
+        "run spec line 15: training.learning_rat is not known; did you mean training.learning_rate?");
+  CHECK(error_of(kSmall + "quorum = 1\n") ==
+        "run spec line 15: training.quorum is not known; did you mean participation.quorum?");
+  CHECK(error_of(kSmall + "[outer]\nmomentun = 0.5\n") ==
+        "run spec line 16: outer.momentun is not a parameter of nesterov (it has learning_rate, momentum); did you mean momentum?");
+  CHECK(error_of(kSmall + "[outer]\nbeta1 = 0.5\n").find("outer.beta1 is not a parameter of nesterov") != std::string::npos);
+  CHECK(error_of(kSmall + "[modle]\nx = 1\n").find("modle.x is not known") != std::string::npos);
+}
+
+TEST_CASE("a model's error carries its line, and fragments are said under exchange") {
+  CHECK(error_of(R"(name = "m"
+[model]
+architecture = "linear"
+inputs = -4
+outputs = 2
+[data]
+kind = "idx"
+schema = { shape = [4], classes = 2 }
+[training]
+learning_rate = 1
+)").rfind("run spec line 4: model.inputs is -4", 0) == 0);
+  CHECK(error_of(kSmall + "[exchange]\nfragments = 9\n").rfind("run spec line 16: exchange.fragments is 9", 0) == 0);
+}
+
+TEST_CASE("what is required and missing is named") {
+  CHECK(error_of("") == "run spec: name is missing (what people call the run; 1 to 100 characters); add it");
+  CHECK(error_of("name = \"x\"\n[data]\nkind = \"text\"\n").rfind("run spec: training.learning_rate is missing", 0) == 0);
+}
+
+TEST_CASE("choosing another outer optimizer leaves the preset's parameters behind") {
+  const auto spec = parsed(kSmall + "[outer]\noptimizer = \"sgd\"\n");
+  REQUIRE(spec.ok());
+  CHECK(spec->outer == SpecPart{"sgd", {{"learning_rate", 1.0}}});
+}
+
+TEST_CASE("steps in the file replace the preset's epochs and the other way round") {
+  const auto epochs = parsed(kSmall + "epochs = 2\n");
+  REQUIRE(epochs.ok());
+  CHECK(epochs->training.steps == 0);
+  CHECK(epochs->training.epochs == 2);
+  CHECK(error_of(kSmall + "epochs = 2\nsteps = 5\n").find("exactly one of them must be above 0") != std::string::npos);
+}
+
+TEST_CASE("a schedule without a length covers the run") {
+  const auto spec = parsed(kSmall + "schedule = \"cosine\"\nsteps = 5\n[stop]\nrounds = 20\n");
+  REQUIRE(spec.ok());
+  CHECK(document_of(*spec).at("training").at("schedule_steps") == 100);
+  CHECK(error_of(kSmall + "schedule = \"cosine\"\nepochs = 5\n").find("training.schedule_steps is 0") != std::string::npos);
+}
+
+TEST_CASE("data that the model cannot read is refused before anybody trains") {
+  CHECK(error_of(R"(name = "m"
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+[data]
+kind = "text"
+[training]
+learning_rate = 1
+)").find("does not read text") != std::string::npos);
+  CHECK(error_of(R"(name = "m"
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+[data]
+kind = "idx"
+schema = { shape = [0], classes = 2 }
+[training]
+learning_rate = 1
+)") == "run spec line 8: data.schema.shape is [0], must be a list of sizes, for example [1, 28, 28]");
+}
+
+namespace {
+
+std::string reference_page() {
+  const char* source = std::getenv("SKERRY_SOURCE");
+  REQUIRE(source != nullptr);
+  std::ifstream file(std::string(source) + "/docs/run-spec.md");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+TEST_CASE("the example in docs/run-spec.md is a run spec") {
+  const std::string doc = reference_page();
+  const auto first = doc.find("```toml\n");
+  REQUIRE(first != std::string::npos);
+  const std::string example = doc.substr(first + 8, doc.find("```", first + 8) - first - 8);
+  CHECK(error_of(example) == "no error");
+}
+
+TEST_CASE("docs/run-spec.md holds the reference that the table of fields generates") {
+  const std::string begin = "<!-- reference: generated by run_spec_reference() -->\n";
+  const std::string end = "<!-- end of the reference -->\n";
+  const std::string doc = reference_page();
+  const auto first = doc.find(begin);
+  const auto last = doc.find(end);
+  REQUIRE(first != std::string::npos);
+  REQUIRE(last != std::string::npos);
+  const std::string held = doc.substr(first + begin.size(), last - first - begin.size());
+  const std::string generated = run_spec_reference(strategies::spec_catalogue());
+  if (held != generated) FAIL("the reference differs; it must read:\n" << generated);
+}
