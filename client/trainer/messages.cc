@@ -269,13 +269,16 @@ Result<bool> flag_member(const json& object, const char* name, bool fallback) {
 ParsedLine parse_request(std::string_view line) {
   const json object = json::parse(line.begin(), line.end(), nullptr, false);
   if (!object.is_object()) {
-    return {"", invalid_argument("the line is not a JSON object: " +
-                                 shown(json(std::string(line.substr(0, 60)))) + "; send one object a line")};
+    return {"", "",
+            invalid_argument("the line is not a JSON object: " + shown(json(std::string(line.substr(0, 60)))) +
+                             "; send one object a line")};
   }
+  std::string type;
+  if (const auto it = object.find("type"); it != object.end() && it->is_string()) type = it->get<std::string>();
   std::string task;
   if (const auto it = object.find("task"); it != object.end() && it->is_string()) task = it->get<std::string>();
   if (task.size() > kMaxTextBytes) task.resize(kMaxTextBytes);
-  return {std::move(task), parse_object(object)};
+  return {std::move(type), std::move(task), parse_object(object)};
 }
 
 std::string hello_line(const std::vector<std::string>& architectures, const std::vector<std::string>& warnings) {
@@ -297,19 +300,13 @@ std::string progress_line(const std::string& task, std::uint64_t step, std::uint
 }
 
 std::string fragment_line(const std::string& task, const EmitPlan& emit) {
-  return line_of({{"type", "fragment"},
-                  {"task", task},
-                  {"fragment", emit.fragment},
-                  {"step", emit.at_step},
-                  {"path", emit.path}});
+  return line_of(
+      {{"type", "fragment"}, {"task", task}, {"fragment", emit.fragment}, {"step", emit.at_step}, {"path", emit.path}});
 }
 
 std::string merged_line(const std::string& task, const MergeRequest& merge, std::uint64_t step) {
-  json object = {{"type", "merged"},
-                 {"task", task},
-                 {"fragment", merge.fragment},
-                 {"version", merge.version},
-                 {"step", step}};
+  json object = {
+      {"type", "merged"}, {"task", task}, {"fragment", merge.fragment}, {"version", merge.version}, {"step", step}};
   if (!merge.base_path.empty()) object["base_path"] = merge.base_path;
   return line_of(object);
 }
@@ -319,10 +316,8 @@ std::string cancelled_line(const std::string& task) { return line_of({{"type", "
 std::string checkpointed_line(std::uint64_t step) { return line_of({{"type", "checkpointed"}, {"step", step}}); }
 
 std::string error_line(const std::string& task, const Error& error, bool fatal) {
-  json object = {{"type", "error"},
-                 {"code", std::string(code_name(error.code))},
-                 {"message", error.message},
-                 {"fatal", fatal}};
+  json object = {
+      {"type", "error"}, {"code", std::string(code_name(error.code))}, {"message", error.message}, {"fatal", fatal}};
   if (!task.empty()) object["task"] = task;
   return line_of(object);
 }

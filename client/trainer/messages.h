@@ -1,4 +1,5 @@
-// The lines of docs/trainer-protocol.md as values: what the daemon asks, and the answers as JSON lines. No LibTorch here.
+// The lines of docs/trainer-protocol.md as values: what the daemon asks, and the answers as JSON lines. No LibTorch
+// here.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,9 @@ struct OpenRequest {
   std::string run;
   std::string work_dir;
   std::string state_dir;
-  int threads = 1;         ///< 1 … 1024
+  int threads = 1;  ///< 1 … 1024
   std::uint64_t seed = 0;
-  std::string model;       ///< the three sections as JSON text
+  std::string model;  ///< the three sections as JSON text
   std::string training;
   std::string data;
 };
@@ -44,8 +45,8 @@ struct MergePlan {
   std::string fragment;
   std::uint64_t at_step = 0;  ///< 0 … steps; 0: before the first step
   MergeRule rule = MergeRule::kReplace;
-  double alpha = 0.5;         ///< lerp: the share of the trainer's own, in [0, 1]
-  bool block = true;          ///< wait at that step; otherwise merge at the first boundary after it arrived
+  double alpha = 0.5;  ///< lerp: the share of the trainer's own, in [0, 1]
+  bool block = true;   ///< wait at that step; otherwise merge at the first boundary after it arrived
 };
 
 struct TrainRequest {
@@ -72,9 +73,9 @@ struct GenerateRequest {
   std::string task;
   std::map<std::string, FragmentSource> read;
   std::string prompt;
-  std::uint64_t tokens = 100;   ///< at most 65536
-  double temperature = 1.0;     ///< 0: always the likeliest byte
-  std::uint64_t top_k = 0;      ///< 0: all
+  std::uint64_t tokens = 100;  ///< at most 65536
+  double temperature = 1.0;    ///< 0: always the likeliest byte
+  std::uint64_t top_k = 0;     ///< 0: all
   std::uint64_t seed = 0;
 };
 
@@ -99,10 +100,11 @@ struct MergeRequest {
 
 struct CloseRequest {};
 
-using Request = std::variant<OpenRequest, TrainRequest, EvaluateRequest, GenerateRequest, InitialiseRequest, CancelRequest,
-                             CheckpointRequest, MergeRequest, CloseRequest>;
+using Request = std::variant<OpenRequest, TrainRequest, EvaluateRequest, GenerateRequest, InitialiseRequest,
+                             CancelRequest, CheckpointRequest, MergeRequest, CloseRequest>;
 
 struct ParsedLine {
+  std::string type;  ///< as the line says it, if that much could be read
   std::string task;  ///< the task the line names, if that much could be read
   Result<Request> request;
 };

@@ -7,8 +7,8 @@
 namespace skerry::trainer {
 namespace {
 
-void sgd_step(const OptimizerOptions& options, float rate, const float* __restrict gradient, float* __restrict parameters,
-              float* __restrict velocity, std::size_t count) {
+void sgd_step(const OptimizerOptions& options, float rate, const float* __restrict gradient,
+              float* __restrict parameters, float* __restrict velocity, std::size_t count) {
   const float decay = static_cast<float>(options.weight_decay);
   const float momentum = static_cast<float>(options.momentum);
   if (velocity == nullptr) {

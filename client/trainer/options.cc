@@ -35,9 +35,8 @@ Result<T> choice_member(const json& object, const char* member, const Choice<T> 
 
 constexpr Choice<OptimizerKind> kOptimizers[] = {
     {"sgd", OptimizerKind::kSgd}, {"adam", OptimizerKind::kAdam}, {"adamw", OptimizerKind::kAdamW}};
-constexpr Choice<ScheduleKind> kSchedules[] = {{"constant", ScheduleKind::kConstant},
-                                               {"linear", ScheduleKind::kLinear},
-                                               {"cosine", ScheduleKind::kCosine}};
+constexpr Choice<ScheduleKind> kSchedules[] = {
+    {"constant", ScheduleKind::kConstant}, {"linear", ScheduleKind::kLinear}, {"cosine", ScheduleKind::kCosine}};
 constexpr Choice<LossKind> kLosses[] = {{"cross_entropy", LossKind::kCrossEntropy}, {"mse", LossKind::kMse}};
 constexpr Choice<bool> kStates[] = {{"keep", true}, {"reset", false}};
 

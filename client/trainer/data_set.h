@@ -1,0 +1,71 @@
+// Private data as numbered examples: image files (IDX), tables (CSV), directories of text. No LibTorch here.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.h"
+
+namespace skerry::trainer {
+
+/// Some examples, as a model takes them. Rows of `inputs` and one target each, or windows of text.
+struct Batch {
+  std::size_t rows = 0;
+  std::vector<float> inputs;         ///< rows × input_size (images: values in [0, 1])
+  std::vector<std::int64_t> labels;  ///< rows; classification
+  std::vector<float> targets;        ///< rows; regression
+  std::vector<std::int64_t> tokens;  ///< rows × (context + 1); text: each window's bytes and the byte after
+};
+
+/// What the examples look like, to be compared with the model.
+struct ExampleShape {
+  enum class Kind { kText, kImages, kTable };
+  Kind kind = Kind::kTable;
+  std::vector<std::uint64_t> shape;  ///< images: [channels, height, width]; tables: [features]; text: [context]
+  std::uint64_t input_size = 0;      ///< product of `shape`
+  std::uint64_t classes = 0;         ///< 0: regression (tables); text: 256
+};
+
+class DataSet {
+ public:
+  /// Opens the data set of an `open` line's data section {"kind","path","schema","splits","indices"}; `context` is the
+  /// length of a text window (other kinds ignore it).
+  ///
+  /// Pixels are divided by 255. The files are read once, here: later changes to them are not seen, except in text files
+  /// of 1 MiB and more, which stay mapped. Errors: NOT_FOUND (path), PERMISSION_DENIED, INVALID_ARGUMENT naming the
+  /// file, the line or byte, the wrong value and what is allowed.
+  static Result<std::unique_ptr<DataSet>> open(std::string_view section, std::uint64_t context);
+
+  virtual ~DataSet() = default;
+
+  const ExampleShape& shape() const { return shape_; }
+
+  /// Examples of every split.
+  std::map<std::string, std::uint64_t> examples() const;
+
+  /// Examples of one split. NOT_FOUND naming the splits there are.
+  Result<std::uint64_t> examples(const std::string& split) const;
+
+  /// The examples `numbers` (each below examples(split)) of a split. `shift` moves every text window by that many
+  /// bytes, so that passes over a text cut it differently; a window that would leave its split is moved back to the
+  /// split's end. DATA_LOSS where a mapped text can no longer be read.
+  virtual Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t shift,
+                            Batch& batch) const = 0;
+
+ protected:
+  struct Range {
+    std::uint64_t first = 0;  ///< example (text: byte)
+    std::uint64_t count = 0;  ///< examples (text: windows)
+    std::uint64_t bytes = 0;  ///< text only
+  };
+
+  ExampleShape shape_;
+  std::map<std::string, Range> splits_;
+};
+
+}  // namespace skerry::trainer

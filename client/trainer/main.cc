@@ -1,0 +1,103 @@
+// skerry-trainer: trains, evaluates and generates for a daemon that speaks docs/trainer-protocol.md to it.
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "client/trainer/line_channel.h"
+#include "client/trainer/offline.h"
+#include "client/trainer/session.h"
+
+namespace {
+
+constexpr const char* kHelp = R"(skerry-trainer trains, evaluates and generates for skerry-client.
+
+  skerry-trainer
+      Speaks the trainer protocol, one JSON object a line, on stdin and stdout (docs/trainer-protocol.md).
+      skerry-client starts it; nobody needs to.
+
+  skerry-trainer generate --model-dir DIR [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed S] [--threads N]
+      Continues a prompt with a text model. DIR holds model.json (the run's model section) and one FRAGMENT.safetensors for
+      each fragment, for example all.safetensors.
+
+  skerry-trainer --version
+  skerry-trainer --help
+
+Exit status: 0 all well (also at the end of stdin), 1 an error (on stderr, or as a fatal error line), 2 wrong arguments.
+)";
+
+// Idle threads must sleep, not spin: ten trainers may share two cores. LibTorch's OpenMP and OpenBLAS read these when
+// they are loaded, that is before main: so set them and start over, once. A daemon that sets them itself saves that.
+void make_threads_passive(char** argv) {
+  if (getenv("OMP_WAIT_POLICY") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
+  setenv("GOMP_SPINCOUNT", "0", 0);
+  setenv("OPENBLAS_THREAD_TIMEOUT", "4", 0);
+  setenv("OPENBLAS_NUM_THREADS", "1", 0);
+  execv("/proc/self/exe", argv);  // if that fails we run with threads that spin
+}
+
+// The end of stdin means: exit at once. Between two steps the session sees it; a step may take minutes, so another
+// thread looks for the hang-up and gives the session a moment to end by itself.
+void leave_when_abandoned() {
+  std::thread([] {
+    pollfd waiting{STDIN_FILENO, 0, 0};
+    while (::poll(&waiting, 1, -1) < 0) {
+    }
+    ::usleep(500'000);
+    ::_exit(0);
+  }).detach();
+}
+
+int serve() {
+  std::signal(SIGPIPE, SIG_IGN);
+  // Whatever a library prints to stdout must not get between the lines: it goes to stderr.
+  const int output = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  if (output < 0 || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+    std::fprintf(stderr, "skerry-trainer: cannot use stdout: %s\n", std::strerror(errno));
+    return 1;
+  }
+  leave_when_abandoned();
+  skerry::trainer::LineChannel channel(STDIN_FILENO, output);
+  const int status = skerry::trainer::Session(channel).run();
+  // No destructors of LibTorch's pools: everything is written.
+  ::_exit(status);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string_view> arguments(argv + 1, argv + argc);
+  if (arguments.empty()) {
+    make_threads_passive(argv);
+    return serve();
+  }
+  if (arguments[0] == "--help" || arguments[0] == "-h") {
+    std::fputs(kHelp, stdout);
+    return 0;
+  }
+  if (arguments[0] == "--version") {
+    std::puts("skerry-trainer " SKERRY_VERSION);
+    return 0;
+  }
+  if (arguments[0] == "generate") {
+    const auto text = skerry::trainer::generate_offline({arguments.begin() + 1, arguments.end()});
+    if (!text.ok()) {
+      std::fprintf(stderr, "skerry-trainer: %s\n", text.error().message.c_str());
+      return text.error().code == skerry::Code::kOutOfRange ? 2 : 1;
+    }
+    std::fwrite(text->data(), 1, text->size(), stdout);
+    std::fputs("\n", stdout);
+    return 0;
+  }
+  std::fprintf(stderr, "skerry-trainer: unknown argument \"%s\"; see skerry-trainer --help\n", argv[1]);
+  return 2;
+}

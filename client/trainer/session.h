@@ -1,0 +1,99 @@
+// One trainer's conversation with its daemon, from hello to the end of the input (docs/trainer-protocol.md).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/trainer/data_set.h"
+#include "client/trainer/engine.h"
+#include "client/trainer/line_channel.h"
+#include "client/trainer/messages.h"
+#include "client/trainer/options.h"
+#include "client/trainer/trainer_state.h"
+#include "common/base/result.h"
+#include "common/model/layout.h"
+
+namespace skerry::trainer {
+
+class Session {
+ public:
+  /// `channel` must outlive the session.
+  explicit Session(LineChannel& channel) : channel_(channel) {}
+
+  /// Says hello, answers until the input ends, `close` comes or a fatal error was sent. The process's exit status: 0,
+  /// or 1 after a fatal error. Between two steps of a task it looks for `cancel`, `merge` and `checkpoint`.
+  int run();
+
+ private:
+  /// What `open` made: there is one for a process.
+  struct Open {
+    OpenRequest request;
+    ModelLayout layout;
+    TrainingOptions training;
+    std::unique_ptr<DataSet> data;
+    std::unique_ptr<Engine> engine;
+    std::optional<TrainerState> state;
+    std::optional<TaskProgress> finished;  ///< the task whose end the checkpoint found at opening holds
+    std::optional<TaskProgress> begun;     ///< the task in whose middle a checkpoint was found at opening
+    bool middle_on_disk = false;           ///< a checkpoint of a task's middle lies in state_dir
+    TrainerState::Saved before;            ///< the state before the task under way
+  };
+
+  /// Why a task ended without a result.
+  struct Stopped {
+    bool cancelled = false;  ///< otherwise the conversation is over
+  };
+
+  /// A running train task.
+  struct Training;
+
+  void handle(const std::string& line);
+  Result<void> handle_open(OpenRequest request);
+  Result<void> handle_train(const TrainRequest& request);
+  Result<void> handle_evaluate(const EvaluateRequest& request);
+  Result<void> handle_generate(const GenerateRequest& request);
+  Result<void> handle_initialise(const InitialiseRequest& request);
+  Result<void> handle_checkpoint();
+  Result<void> keep_merge(const MergeRequest& request);
+
+  Result<void> check_train(const TrainRequest& request, std::uint64_t steps) const;
+  /// The first tensors and counters of a task: read from its files, or from the checkpoint in its middle.
+  Result<void> begin(Training& training, const std::optional<TaskProgress>& begun);
+  Result<void> repeat_finished(const TrainRequest& request, const TaskProgress& finished);
+  Result<void> train(Training& training);
+  Result<void> one_step(Training& training);
+  Result<void> fill_batch(Training& training, std::uint64_t rows);
+  Result<void> after_step(Training& training);
+  Result<void> emit_fragments(Training& training);
+  Result<void> merge_fragments(Training& training);
+  Result<void> apply_merge(Training& training, std::size_t entry);
+  void report_progress(Training& training);
+  Result<void> finish(Training& training);
+
+  /// Runs `body` with the fragments of `read` in place of the trainer's own, and puts these back.
+  template <typename Body>
+  Result<void> with_fragments(const std::map<std::string, FragmentSource>& read, const Body& body);
+
+  /// Answers what has come in the meantime; `wait`: waits for one line first. An error (CANCELLED, with stopped_ saying
+  /// why) where the task must stop.
+  Result<void> attend(const std::string& task, bool wait);
+
+  static Error not_open();
+
+  std::string state_path(const char* name) const;
+
+  LineChannel& channel_;
+  std::unique_ptr<Open> open_;
+  Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
+  std::map<std::string, MergeRequest> arrived_;  // merged fragments that wait for their step
+  std::optional<Stopped> stopped_;
+  bool borrowed_ = false;          // the engine holds other tensors than the trainer's own: no checkpoint now
+  bool checkpoint_asked_ = false;  // meanwhile
+  bool closing_ = false;
+  int status_ = 0;
+};
+
+}  // namespace skerry::trainer

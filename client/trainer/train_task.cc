@@ -1,0 +1,248 @@
+// The train task of a session: steps, emitted and merged fragments, progress, checkpoints.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "client/trainer/example_order.h"
+#include "client/trainer/session.h"
+#include "common/os/files.h"
+
+namespace skerry::trainer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kBoundary = "state.safetensors";
+constexpr const char* kMiddle = "task.safetensors";
+constexpr const char* kSplit = "train";
+
+// Adds the rows of one batch to another of the same kind.
+void append(const Batch& more, Batch& batch) {
+  batch.rows += more.rows;
+  batch.inputs.insert(batch.inputs.end(), more.inputs.begin(), more.inputs.end());
+  batch.labels.insert(batch.labels.end(), more.labels.begin(), more.labels.end());
+  batch.targets.insert(batch.targets.end(), more.targets.begin(), more.targets.end());
+  batch.tokens.insert(batch.tokens.end(), more.tokens.begin(), more.tokens.end());
+}
+
+}  // namespace
+
+struct Session::Training {
+  const TrainRequest& request;
+  std::uint64_t steps;     // of the whole task
+  std::uint64_t examples;  // of the whole task
+  ExampleOrder order;
+  TaskProgress progress = {};
+  double latest_loss = 0;
+  Clock::time_point reported = Clock::now();
+  Batch batch = {};
+};
+
+Result<void> Session::check_train(const TrainRequest& request, std::uint64_t steps) const {
+  const auto known = [&](const std::string& fragment) -> Result<void> {
+    if (open_->layout.find_fragment(fragment) != nullptr) return {};
+    return not_found("the model has no fragment \"" + fragment + "\"");
+  };
+  for (const auto& [fragment, path] : request.write) SKERRY_TRY(known(fragment));
+  for (const EmitPlan& emit : request.emit) {
+    SKERRY_TRY(known(emit.fragment));
+    if (emit.at_step > steps) {
+      return invalid_argument("emit of \"" + emit.fragment + "\" at step " + std::to_string(emit.at_step) +
+                              " of a task of " + std::to_string(steps));
+    }
+  }
+  for (const MergePlan& merge : request.merge) {
+    SKERRY_TRY(known(merge.fragment));
+    if (merge.at_step > steps) {
+      return invalid_argument("merge of \"" + merge.fragment + "\" at step " + std::to_string(merge.at_step) +
+                              " of a task of " + std::to_string(steps));
+    }
+  }
+  return {};
+}
+
+Result<void> Session::handle_train(const TrainRequest& request) {
+  if (!open_) return not_open();
+  SKERRY_ASSIGN(const std::uint64_t available, open_->data->examples(kSplit));
+  if (available == 0) return Error(failed_precondition("split \"train\" has no examples"));
+  const std::uint64_t batch = open_->training.batch;
+  const double wanted = request.steps != 0 ? static_cast<double>(request.steps) * static_cast<double>(batch)
+                                           : std::round(request.epochs * static_cast<double>(available));
+  if (wanted > 0x1p53) return invalid_argument("the task has more examples than can be counted");
+  const std::uint64_t examples = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(wanted));
+  const std::uint64_t steps = (examples + batch - 1) / batch;
+  SKERRY_TRY(check_train(request, steps));
+
+  const std::string key = task_key(request);
+  const auto finished = std::exchange(open_->finished, std::nullopt);
+  const auto begun = std::exchange(open_->begun, std::nullopt);
+  if (finished && finished->key == key) return repeat_finished(request, *finished);
+
+  open_->state->save(open_->before);
+  const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
+  Training training{request, steps, examples,
+                    ExampleOrder(request.seed, available, text ? open_->data->shape().input_size : 1)};
+  training.progress.key = key;
+  training.progress.merged.assign(request.merge.size(), false);
+  Result<void> result = begin(training, begun);
+  if (result.ok()) {
+    training_ = &training;
+    result = train(training);
+    training_ = nullptr;
+  }
+  if (!result.ok()) open_->state->restore(open_->before);
+  // Once the task has ended in any way, a checkpoint of its middle is of no use; if the daemon has gone, it is.
+  if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_file(state_path(kMiddle)));
+  return result;
+}
+
+Result<void> Session::begin(Training& training, const std::optional<TaskProgress>& begun) {
+  const TrainRequest& request = training.request;
+  if (begun && begun->key == training.progress.key && open_->state->read(state_path(kMiddle)).ok()) {
+    training.progress = *begun;
+    training.order.seek(begun->outcome.examples);
+    // Whoever asks again may not have heard of what the killed process emitted.
+    for (const EmitPlan& emit : request.emit) {
+      if (emit.at_step <= begun->step && path_exists(emit.path)) channel_.send(fragment_line(request.task, emit));
+    }
+    return {};
+  }
+  for (const auto& [fragment, source] : request.read) {
+    SKERRY_TRY(open_->state->read_fragment(fragment, source.path));
+    arrived_.erase(fragment);
+  }
+  if (!open_->training.keep_optimizer_state) open_->state->reset_optimizer();
+  return {};
+}
+
+Result<void> Session::repeat_finished(const TrainRequest& request, const TaskProgress& finished) {
+  // The task had ended, and its checkpoint was written, when the process was killed: the state is its result.
+  for (const EmitPlan& emit : request.emit) {
+    if (path_exists(emit.path)) channel_.send(fragment_line(request.task, emit));
+  }
+  for (const auto& [fragment, path] : request.write) SKERRY_TRY(open_->state->write_fragment(fragment, path));
+  channel_.send(trained_line(request.task, finished.outcome));
+  return {};
+}
+
+Result<void> Session::train(Training& training) {
+  SKERRY_TRY(merge_fragments(training));  // those at step 0, or at the step where a killed process stood
+  while (training.progress.step < training.steps) {
+    SKERRY_TRY(attend(training.request.task, false));
+    SKERRY_TRY(one_step(training));
+    SKERRY_TRY(after_step(training));
+    report_progress(training);
+  }
+  SKERRY_TRY(attend(training.request.task, false));
+  return finish(training);
+}
+
+Result<void> Session::one_step(Training& training) {
+  TaskProgress& progress = training.progress;
+  const std::uint64_t left = training.examples - progress.outcome.examples;
+  SKERRY_TRY(fill_batch(training, std::min(open_->training.batch, left)));
+  SKERRY_ASSIGN(const double loss, open_->engine->compute_gradient(training.batch));
+  if (!std::isfinite(loss)) {
+    return Error(failed_precondition("the loss is not finite at step " + std::to_string(progress.step + 1) +
+                                     "; lower the learning rate or set training.clip_norm"));
+  }
+  open_->state->step(learning_rate_at(open_->training.schedule, training.request.first_step + progress.step));
+  ++progress.step;
+  ++progress.outcome.steps;
+  progress.outcome.examples += training.batch.rows;
+  if (open_->data->shape().kind == ExampleShape::Kind::kText) {
+    progress.outcome.tokens += training.batch.rows * open_->data->shape().input_size;
+  }
+  progress.loss_sum += loss * static_cast<double>(training.batch.rows);
+  training.latest_loss = loss;
+  return {};
+}
+
+Result<void> Session::fill_batch(Training& training, std::uint64_t rows) {
+  ExampleOrder::Piece piece = training.order.next(rows);
+  SKERRY_TRY(open_->data->fill(kSplit, piece.numbers, piece.shift, training.batch));
+  // A batch may reach over the end of a pass, and over several where the split is smaller than a batch.
+  while (training.batch.rows < rows) {
+    piece = training.order.next(rows - training.batch.rows);
+    Batch more;
+    SKERRY_TRY(open_->data->fill(kSplit, piece.numbers, piece.shift, more));
+    append(more, training.batch);
+  }
+  return {};
+}
+
+Result<void> Session::after_step(Training& training) {
+  SKERRY_TRY(emit_fragments(training));
+  return merge_fragments(training);
+}
+
+Result<void> Session::emit_fragments(Training& training) {
+  const TrainRequest& request = training.request;
+  const std::uint64_t step = training.progress.step;
+  for (const EmitPlan& emit : request.emit) {
+    if (emit.at_step != step) continue;
+    SKERRY_TRY(open_->state->write_fragment(emit.fragment, emit.path));
+    SKERRY_TRY(open_->state->remember_emitted(emit.fragment));
+    channel_.send(fragment_line(request.task, emit));
+  }
+  return {};
+}
+
+Result<void> Session::merge_fragments(Training& training) {
+  const TrainRequest& request = training.request;
+  const std::uint64_t step = training.progress.step;
+  for (std::size_t i = 0; i < request.merge.size(); ++i) {
+    const MergePlan& plan = request.merge[i];
+    if (training.progress.merged[i] || plan.at_step > step) continue;
+    while (plan.block && arrived_.count(plan.fragment) == 0) SKERRY_TRY(attend(request.task, true));
+    if (arrived_.count(plan.fragment) != 0) SKERRY_TRY(apply_merge(training, i));
+  }
+  return {};
+}
+
+Result<void> Session::apply_merge(Training& training, std::size_t entry) {
+  const MergePlan& plan = training.request.merge[entry];
+  const MergeRequest merge = arrived_.at(plan.fragment);
+  arrived_.erase(plan.fragment);
+  SKERRY_TRY(open_->state->merge_fragment(plan, merge.path));
+  training.progress.merged[entry] = true;
+  if (!merge.base_path.empty()) SKERRY_TRY(open_->state->write_fragment(plan.fragment, merge.base_path));
+  channel_.send(merged_line(training.request.task, merge, training.progress.step));
+  return {};
+}
+
+void Session::report_progress(Training& training) {
+  if (training.request.progress_ms == 0) return;
+  const Clock::time_point now = Clock::now();
+  if (now - training.reported < std::chrono::milliseconds(training.request.progress_ms)) return;
+  training.reported = now;
+  channel_.send(progress_line(training.request.task, training.progress.step, training.steps, training.latest_loss));
+}
+
+Result<void> Session::finish(Training& training) {
+  TaskProgress& progress = training.progress;
+  for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(open_->state->write_fragment(fragment, path));
+  progress.outcome.metrics["train_loss"] = progress.loss_sum / static_cast<double>(progress.outcome.examples);
+  if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
+  channel_.send(trained_line(training.request.task, progress.outcome));
+  return {};
+}
+
+Result<void> Session::handle_checkpoint() {
+  if (!open_) return not_open();
+  if (borrowed_) {
+    checkpoint_asked_ = true;  // answered as soon as the trainer's own tensors are back
+    return {};
+  }
+  if (training_ != nullptr) {
+    SKERRY_TRY(open_->state->write(state_path(kMiddle), training_->progress));
+    open_->middle_on_disk = true;
+  } else {
+    SKERRY_TRY(open_->state->write(state_path(kBoundary), open_->finished.value_or(TaskProgress{})));
+  }
+  channel_.send(checkpointed_line(open_->state->total_steps()));
+  return {};
+}
+
+}  // namespace skerry::trainer

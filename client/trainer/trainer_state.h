@@ -1,0 +1,93 @@
+// What a trainer is between two steps: the model's vector, the optimizer's state, what it emitted; and that on disk.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "client/trainer/engine.h"
+#include "client/trainer/messages.h"
+#include "client/trainer/optimizer.h"
+#include "common/base/result.h"
+#include "common/model/layout.h"
+
+namespace skerry::trainer {
+
+/// Where a train task stands, so that another process can go on with it.
+struct TaskProgress {
+  std::string key;           ///< of the task: see task_key
+  std::uint64_t step = 0;    ///< steps done
+  Outcome outcome;           ///< so far
+  double loss_sum = 0;       ///< over outcome.examples
+  std::vector<bool> merged;  ///< per entry of the task's merge list
+};
+
+/// Names a train task with everything that decides its result but the paths.
+std::string task_key(const TrainRequest& request);
+
+class TrainerState {
+ public:
+  /// The tensors an untouched model starts with, drawn from `seed`. `engine` and `layout` must outlive the state.
+  static Result<TrainerState> make(Engine& engine, const ModelLayout& layout, const TrainingOptions& options,
+                                   std::uint64_t seed);
+
+  /// One fragment's part of the model's vector. NOT_FOUND naming the fragments there are.
+  Result<std::span<float>> fragment(const std::string& name);
+
+  /// Takes the fragment's tensors from a file. Errors: those of FragmentFile, and values that are not finite.
+  Result<void> read_fragment(const std::string& name, const std::string& path);
+
+  /// Writes the fragment's tensors. FAILED_PRECONDITION where a value is not finite.
+  Result<void> write_fragment(const std::string& name, const std::string& path);
+
+  /// Remembers what the fragment is now, for a later eager merge.
+  Result<void> remember_emitted(const std::string& name);
+
+  /// Applies a merged version by the rule. FAILED_PRECONDITION for `eager` where nothing was emitted.
+  Result<void> merge_fragment(const MergePlan& plan, const std::string& path);
+
+  void reset_optimizer() { optimizer_ = fresh_state(options_.optimizer, engine_->parameters().size()); }
+
+  /// One step of the optimizer with engine's gradient at this learning rate; `total_steps` grows by one.
+  void step(double learning_rate);
+
+  /// Inner steps since the first task.
+  std::uint64_t total_steps() const { return total_steps_; }
+
+  /// A copy of everything, to go back to.
+  struct Saved {
+    std::vector<float> parameters;
+    OptimizerState optimizer;
+    std::map<std::string, std::vector<float>> emitted;
+    std::uint64_t total_steps = 0;
+  };
+  void save(Saved& saved) const;
+  void restore(const Saved& saved);
+
+  /// Writes everything, with `progress` (a task in the middle or a finished one) into `path`.
+  Result<void> write(const std::string& path, const TaskProgress& progress) const;
+
+  /// Takes everything from a file of write(). FAILED_PRECONDITION where it belongs to another model or optimizer;
+  /// errors of read_checkpoint. On an error nothing has changed.
+  Result<TaskProgress> read(const std::string& path);
+
+ private:
+  TrainerState(Engine& engine, const ModelLayout& layout, const TrainingOptions& options)
+      : engine_(&engine), layout_(&layout), options_(options) {}
+
+  Engine* engine_;
+  const ModelLayout* layout_;
+  TrainingOptions options_;
+  OptimizerState optimizer_;
+  std::map<std::string, std::vector<float>> emitted_;
+  std::uint64_t total_steps_ = 0;
+  std::string fingerprint_;                     // of the layout and the optimizer
+  std::map<std::string, std::string> headers_;  // of each fragment's file
+  std::vector<std::uint64_t> offsets_;
+};
+
+}  // namespace skerry::trainer
