@@ -1,0 +1,90 @@
+// An update's life, and answers to what nobody should have sent.
+#include <cmath>
+#include <limits>
+
+#include "tests/unit/run/world.h"
+
+using namespace skerry;
+using namespace skerry::server;
+using namespace skerry::server::test;
+
+namespace {
+
+UpdateStored update_of(const AssignTask& task) {
+  return {.task = task.task, .node = task.node, .base_versions = {{0, 0}}, .examples = 10, .steps = 10, .norm = 1};
+}
+
+}  // namespace
+
+TEST_CASE("an accepted update that is offered again is accepted again and counted once") {
+  World world("[participation]\nquorum = 2\n[evaluation]\nevery = 0\n");
+  world.join("a");
+  const auto tasks = all<AssignTask>(world.join("b"));
+  world.deliver(tasks[0]);
+  CHECK(only<Accept>(world.deliver(tasks[0])).exchange == 1);
+  CHECK(only<Reduce>(world.deliver(tasks[1])).inputs.size() == 2);
+  CHECK(only<Accept>(world.deliver(tasks[1])).exchange == 1);
+  world.tell(Reduced{.exchange = 1});
+  CHECK(only<AskStore>(world.deliver(tasks[0])).task == tasks[0].task);
+  CHECK(all<Count>(world.tell(Reduced{.exchange = 1})).empty());
+}
+
+TEST_CASE("another node's task is refused without harm to its owner") {
+  World world("[evaluation]\nevery = 0\n");
+  const auto task = only<AssignTask>(world.join("a"));
+  auto stolen = update_of(task);
+  stolen.node = "thief";
+  CHECK(only<Refuse>(world.tell(stolen)).reason == "the task belongs to another node");
+  CHECK(world.tell(TaskFailed{task.task, "thief", unavailable("x")}).empty());
+  CHECK(only<Accept>(world.deliver(task)).task == task.task);
+}
+
+TEST_CASE("a task that this run never gave out is discarded or, if it may still come, refused") {
+  World world("[evaluation]\nevery = 0\n");
+  world.join("a");
+  CHECK(all<Discard>(world.tell(UpdateStored{.task = "r.old.1", .node = "a"})).size() == 1);
+  CHECK(all<Discard>(world.tell(UpdateStored{.task = "", .node = "a"})).size() == 1);
+  CHECK(all<Discard>(world.tell(UpdateStored{.task = "r.01", .node = "a"})).size() == 1);
+  CHECK(all<Refuse>(world.tell(UpdateStored{.task = "r.99", .node = "a"})).size() == 1);
+}
+
+TEST_CASE("an update that weighs nothing, is too large or not finite is discarded with the numbers") {
+  World world("[evaluation]\nevery = 0\n[limits]\nmaximum_update_norm = 5\n");
+  const auto task = only<AssignTask>(world.join("a"));
+  auto update = update_of(task);
+  SECTION("no examples") {
+    update.examples = 0;
+    CHECK(only<Discard>(world.tell(update)).reason.find("weighs nothing: it reports 0 examples") != std::string::npos);
+  }
+  SECTION("large") {
+    update.norm = 6;
+    CHECK(only<Discard>(world.tell(update)).reason.find("limits.maximum_update_norm allows 5") != std::string::npos);
+  }
+  SECTION("not finite") {
+    update.norm = std::numeric_limits<double>::infinity();
+    CHECK(all<Discard>(world.tell(update)).size() == 1);
+  }
+  SECTION("found by the shell") {
+    CHECK(only<Discard>(world.tell(UpdateInvalid{task.task, "a", "bad signature"})).reason == "bad signature");
+  }
+  CHECK(world.machine.view().nodes.front().discarded == 1);
+}
+
+TEST_CASE("metrics that the spec does not name or that are not finite do not reach anybody") {
+  World world("[evaluation]\nevery = 0\n");
+  auto update = update_of(only<AssignTask>(world.join("a")));
+  update.metrics = {{"loss", 2.0}, {"salary", 3.0}, {"accuracy", std::nan("")}};
+  world.tell(update);
+  CHECK(only<Count>(world.tell(Reduced{.exchange = 1})).metrics == std::map<std::string, double>{{"loss", 2.0}});
+}
+
+TEST_CASE("events out of place change nothing") {
+  World world("[evaluation]\nevery = 0\n");
+  CHECK(world.tell(Reduced{.exchange = 5}).empty());
+  CHECK(world.tell(NodeLeft{.node = "nobody"}).empty());
+  CHECK(world.tell(NodePaused{"nobody", true}).empty());
+  CHECK(world.tell(TaskFailed{"r.7", "nobody", unavailable("x")}).empty());
+  CHECK(world.tell(OperatorResume{}).empty());
+  CHECK(world.tell(Tick{}).empty());
+  CHECK(only<Discard>(world.tell(EvaluationReported{.task = "x.1", .node = "a"})).task == "x.1");
+}
