@@ -111,7 +111,7 @@ std::vector<Field> make_fields() {
            "rounds that all nodes share, or every node on its own clock"),
       whole("participation.quorum", 1.0, 1, 1e6, "synchronous: fewest updates an exchange is committed with"),
       absent(whole("participation.start_nodes", none, 1, 1e6, "nodes that must be ready before the first exchange opens"),
-             "the quorum"),
+             "the quorum; asynchronous: 1"),
       whole("participation.cohort_size", 0.0, 0, 1e6, "synchronous: nodes drawn for each exchange; 0: `cohort_fraction`"),
       above(number("participation.cohort_fraction", 1.0, 0, 1, "synchronous: share of the ready nodes drawn for each exchange")),
       number("participation.deadline_s", 3600.0, 0, kOneWeek,

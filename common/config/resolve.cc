@@ -149,7 +149,8 @@ Result<void> resolve_work(const Sources& sources, json& training) {
 
 void resolve_derived(json& document) {
   auto& participation = document["participation"];
-  if (!participation.contains("start_nodes")) participation["start_nodes"] = participation["quorum"];
+  if (!participation.contains("start_nodes"))
+    participation["start_nodes"] = participation["mode"] == "asynchronous" ? json(1) : participation["quorum"];
 
   auto& training = document["training"];
   if (!training.contains("loss")) {
