@@ -594,7 +594,6 @@ void ClientMachine::on(const UploadDone& event) {
   auto found = outbox_.find(event.task_id);
   if (found == outbox_.end() || found->second.phase != OutboxEntry::Phase::kUploading) return;
   found->second.uploaded = true;
-  found->second.upload_failures = 0;
   found->second.phase = OutboxEntry::Phase::kWaiting;
   offer(found->second);
 }
@@ -605,8 +604,7 @@ void ClientMachine::on(const UploadFailed& event) {
   auto& entry = found->second;
   entry.phase = OutboxEntry::Phase::kWaiting;
   if (event.error.retryable) {
-    entry.retry_at = now_ + std::max<std::uint64_t>(1, backoff(entry.upload_failures, options_.backoff_base_ms, options_.backoff_cap_ms));
-    ++entry.upload_failures;
+    entry.retry_at = now_ + 1 + backoff(entry.failures++, options_.backoff_base_ms, options_.backoff_cap_ms);
     note(Note::Level::kWarning, "upload of task " + event.task_id + " failed and is tried again: " + to_string(event.error));
     return;
   }
@@ -649,9 +647,13 @@ void ClientMachine::on_message(const v1::Receipt& receipt) {
     case v1::UPDATE_COUNTED:
     case v1::UPDATE_DISCARDED: break;
     default:
-      if (entry.phase != OutboxEntry::Phase::kWaiting) return;
+      if (entry.phase == OutboxEntry::Phase::kUploading) return;
       entry.uploaded = false;  // the coordinator says which chunks it still lacks
-      return offer(entry);
+      if (entry.phase == OutboxEntry::Phase::kWaiting) return offer(entry);
+      // It was offered in this session and is not known: again, but never in a tight circle.
+      entry.phase = OutboxEntry::Phase::kWaiting;
+      entry.retry_at = now_ + 1 + backoff(entry.failures++, options_.backoff_base_ms, options_.backoff_cap_ms);
+      return;
   }
   if (entry.phase == OutboxEntry::Phase::kUploading) out_.emplace_back(Abandon{receipt.task_id()});
   if (Run* run = find_run(entry.update.task.run_id()); run != nullptr)

@@ -338,7 +338,7 @@ class ClientMachine {
     StoredUpdate update;
     bool uploaded = false;
     Phase phase = Phase::kWaiting;
-    std::uint32_t upload_failures = 0;
+    std::uint32_t failures = 0;  ///< of uploading and offering
     Instant retry_at = 0;
   };
 

@@ -1,0 +1,66 @@
+// The fragments of one run as this node has them: safetensors files named by version and content id.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/model/fragment_file.h"
+#include "common/model/layout.h"
+#include "skerry/v1/types.pb.h"
+
+namespace skerry::client {
+
+/// Fetches cargo of this id and size into a file, verified. Called by FragmentCache::bring, on its thread.
+using Download = std::function<Result<void>(const std::string& content_id, std::uint64_t size, const std::string& path)>;
+
+/// One thread at a time. Nothing here is fsynced: each file's name is its proof, and one that was cut is fetched again.
+class FragmentCache {
+ public:
+  struct Entry {
+    std::string fragment;
+    std::uint64_t version = 0;
+    std::string content_id;
+    std::string path;
+    bool verified = false;               ///< its bytes were compared with its name in this life
+    std::unique_ptr<FragmentFile> file;  ///< open where verified
+  };
+
+  /// Takes over what an earlier life left in `directory`, which is made if need be.
+  static Result<FragmentCache> open(std::string directory, ModelLayout layout);
+
+  /// Makes sure that this version is here: from an earlier life, from inline bytes, by adding the step to the version
+  /// before, or by fetching the whole. A step that does not give exactly the named whole is not used.
+  /// INVALID_ARGUMENT (no such fragment, wrong size, bytes that do not fit the id); errors of `download`.
+  Result<void> bring(const v1::FragmentVersion& wanted, const Download& download);
+
+  /// nullptr where it is not here or was not verified.
+  const Entry* find(std::string_view fragment, std::uint64_t version) const;
+  /// The highest version here, verified or not; nullptr where there is none.
+  const Entry* newest(std::string_view fragment) const;
+
+  /// Removes all but the newest version of each fragment and those that `keep` names (fragment → version).
+  void trim(const std::map<std::string, std::uint64_t>& keep);
+
+  const ModelLayout& layout() const { return layout_; }
+  const std::string& directory() const { return directory_; }
+
+ private:
+  FragmentCache(std::string directory, ModelLayout layout) : directory_(std::move(directory)), layout_(std::move(layout)) {}
+
+  Entry* lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id);
+  Result<void> admit(Entry entry);
+  Result<void> write_inline(const v1::FragmentVersion& wanted, const std::string& path) const;
+  Result<bool> apply_step(const v1::FragmentVersion& wanted, const Download& download, const std::string& path) const;
+
+  std::string directory_;
+  ModelLayout layout_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace skerry::client

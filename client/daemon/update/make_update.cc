@@ -1,0 +1,176 @@
+#include "client/daemon/update/make_update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+
+#include "common/crypto/content_id.h"
+#include "common/os/files.h"
+#include "common/tensor/kernels.h"
+
+namespace skerry::client {
+namespace {
+
+constexpr std::uint64_t kBlockElements = 256 * 1024;
+
+double squares(std::span<const float> values) {
+  double lanes[8] = {};
+  std::size_t i = 0;
+  for (; i + 8 <= values.size(); i += 8)
+    for (std::size_t lane = 0; lane < 8; ++lane) lanes[lane] += static_cast<double>(values[i + lane]) * static_cast<double>(values[i + lane]);
+  for (; i < values.size(); ++i) lanes[0] += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+/// Calls `visit(first, delta)` for each block of Δ in order.
+template <typename Visit>
+Result<void> walk(const FragmentFile& base, const FragmentFile& trained, std::uint64_t granule, Visit visit) {
+  const std::uint64_t elements = base.elements();
+  const std::uint64_t block = std::max<std::uint64_t>(granule, kBlockElements / granule * granule);
+  std::vector<float> old_values(static_cast<std::size_t>(std::min(block, elements)));
+  std::vector<float> new_values(old_values.size());
+  for (std::uint64_t first = 0; first < elements; first += block) {
+    const std::size_t count = static_cast<std::size_t>(std::min(block, elements - first));
+    const auto delta = std::span(old_values).first(count);
+    const auto now = std::span(new_values).first(count);
+    SKERRY_TRY(base.read(first, delta));
+    SKERRY_TRY(trained.read(first, now));
+    for (std::size_t i = 0; i < count; ++i) delta[i] -= now[i];
+    SKERRY_TRY(visit(first, delta));
+  }
+  return {};
+}
+
+/// The tensor and the index in it of a fragment's element, for messages.
+std::string place_of(const ModelLayout& layout, const std::string& fragment, std::uint64_t element) {
+  const auto* found = layout.find_fragment(fragment);
+  for (const std::size_t index : found->tensors) {
+    const auto& tensor = layout.tensors[index];
+    if (element >= tensor.offset && element < tensor.offset + tensor.elements)
+      return "tensor " + tensor.name + "[" + std::to_string(element - tensor.offset) + "]";
+  }
+  return "element " + std::to_string(element) + " of fragment " + fragment;
+}
+
+/// Where a fragment's payload goes: memory, or a file that becomes durable and gets its id as its name.
+class Payload {
+ public:
+  static Result<Payload> open(const UpdateRecipe& recipe, const std::string& fragment, std::uint64_t bytes) {
+    Payload payload;
+    payload.prefix_ = recipe.file_prefix;
+    if (bytes > recipe.inline_limit) {
+      payload.temporary_ = recipe.file_prefix + "." + fragment + ".new";
+      SKERRY_ASSIGN(File file, File::open(payload.temporary_, OpenMode::kCreateOrEmpty));
+      SKERRY_TRY(file.allocate(bytes));
+      payload.file_.emplace(std::move(file));
+    }
+    return payload;
+  }
+
+  Result<void> add(std::span<const std::byte> bytes) {
+    hasher_.update(bytes);
+    if (!file_) {
+      inline_.append(as_text(bytes));
+      return {};
+    }
+    SKERRY_TRY(file_->pwrite(bytes, written_));
+    file_->start_writeback(written_, bytes.size());
+    written_ += bytes.size();
+    return {};
+  }
+
+  Result<void> finish(v1::Blob& blob, std::vector<PendingUpload>& uploads) {
+    blob.set_size(file_ ? written_ : inline_.size());
+    blob.set_content_id(hasher_.finish());
+    if (!file_) {
+      blob.set_inline_data(std::move(inline_));
+      return {};
+    }
+    SKERRY_TRY(file_->fsync());
+    file_->drop_cache(0, 0);
+    file_.reset();
+    uploads.push_back({blob.content_id(), blob.size()});
+    return rename_durable(temporary_, payload_path(prefix_, blob.content_id()));
+  }
+
+ private:
+  Payload() = default;
+  std::string prefix_;
+  std::string temporary_;
+  std::optional<File> file_;
+  std::uint64_t written_ = 0;
+  std::string inline_;
+  ContentHasher hasher_;
+};
+
+}  // namespace
+
+std::string payload_path(const std::string& file_prefix, const std::string& content_id) { return file_prefix + "." + content_id; }
+
+Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
+  MadeUpdate made;
+  std::vector<FragmentFile> trained;
+  std::uint64_t total = 0;
+  for (const auto& fragment : recipe.fragments) {
+    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(fragment.trained_path, *recipe.layout, fragment.fragment));
+    trained.push_back(std::move(file));
+    total += recipe.encoding->encoded_bytes(fragment.base->elements());
+  }
+  if (recipe.maximum_bytes > 0 && total > recipe.maximum_bytes) {
+    Error error = resource_exhausted("the update has " + std::to_string(total) + " bytes as " + std::string(recipe.encoding->name()) +
+                                     ", the task allows " + std::to_string(recipe.maximum_bytes));
+    error.retryable = false;
+    return error;
+  }
+
+  // Clipping needs the norm before anything is encoded; otherwise one walk does both.
+  double factor = 1.0;
+  if (recipe.maximum_norm > 0) {
+    double sum = 0;
+    for (std::size_t i = 0; i < trained.size(); ++i)
+      SKERRY_TRY(walk(*recipe.fragments[i].base, trained[i], 1, [&](std::uint64_t, std::span<const float> delta) -> Result<void> {
+        sum += squares(delta);
+        return {};
+      }));
+    const double norm = std::sqrt(sum);
+    if (norm > recipe.maximum_norm) {
+      factor = recipe.maximum_norm / norm;
+      made.clipped = true;
+    }
+  }
+
+  double sum = 0;
+  std::vector<std::byte> encoded;
+  for (std::size_t i = 0; i < trained.size(); ++i) {
+    const auto& fragment = recipe.fragments[i];
+    const Encoding& encoding = *recipe.encoding;
+    SKERRY_ASSIGN(Payload payload, Payload::open(recipe, fragment.fragment, encoding.encoded_bytes(fragment.base->elements())));
+    double fragment_sum = 0;
+    SKERRY_TRY(walk(*fragment.base, trained[i], encoding.block_elements(), [&](std::uint64_t first, std::span<float> delta) -> Result<void> {
+      if (const auto bad = first_non_finite(delta); bad != delta.size())
+        return failed_precondition("the trained " + place_of(*recipe.layout, fragment.fragment, first + bad) +
+                                   " is not finite; nothing of this task leaves. A lower learning rate often helps");
+      if (factor != 1.0)
+        for (float& value : delta) value = static_cast<float>(static_cast<double>(value) * factor);
+      fragment_sum += squares(delta);
+      encoded.resize(encoding.encoded_bytes(delta.size()));
+      encoding.encode(delta, first, recipe.seed, encoded);
+      return payload.add(encoded);
+    }));
+    v1::FragmentUpdate update;
+    update.set_fragment(fragment.fragment);
+    update.set_base_version(fragment.base_version);
+    update.set_encoding(std::string(encoding.name()));
+    update.set_norm(std::sqrt(fragment_sum));
+    SKERRY_TRY(payload.finish(*update.mutable_data(), made.uploads));
+    made.fragments.push_back(std::move(update));
+    sum += fragment_sum;
+  }
+  made.norm = std::sqrt(sum);
+  return made;
+}
+
+}  // namespace skerry::client

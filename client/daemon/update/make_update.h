@@ -1,0 +1,49 @@
+// From a trainer's files to the encoded outer gradient Δ = base − trained, block by block in bounded memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "client/daemon/machine/client_machine.h"
+#include "common/base/result.h"
+#include "common/codec/encoding.h"
+#include "common/model/fragment_file.h"
+#include "common/model/layout.h"
+#include "skerry/v1/fleet.pb.h"
+
+namespace skerry::client {
+
+struct TrainedFragment {
+  std::string fragment;
+  std::uint64_t base_version = 0;
+  const FragmentFile* base = nullptr;
+  std::string trained_path;  ///< as the trainer wrote it
+};
+
+struct UpdateRecipe {
+  const ModelLayout* layout = nullptr;
+  std::vector<TrainedFragment> fragments;
+  const Encoding* encoding = nullptr;
+  double maximum_norm = 0;          ///< over all fragments together; 0: not clipped
+  std::uint64_t seed = 0;           ///< for encodings that round at random
+  std::uint64_t inline_limit = 0;   ///< larger payloads become files
+  std::uint64_t maximum_bytes = 0;  ///< of all payloads together; 0: no limit
+  std::string file_prefix;          ///< a payload's file is this and "." and its content id
+};
+
+struct MadeUpdate {
+  std::vector<v1::FragmentUpdate> fragments;
+  std::vector<PendingUpload> uploads;  ///< their files are fsynced
+  double norm = 0;                     ///< L2 over all fragments, after clipping
+  bool clipped = false;
+};
+
+/// INVALID_ARGUMENT (a file that does not hold the fragment), FAILED_PRECONDITION (a value that is not finite, with tensor
+/// and index), RESOURCE_EXHAUSTED (over maximum_bytes, disk full).
+Result<MadeUpdate> make_update(const UpdateRecipe& recipe);
+
+/// "outbox/t-7" and an id → the payload's file.
+std::string payload_path(const std::string& file_prefix, const std::string& content_id);
+
+}  // namespace skerry::client
