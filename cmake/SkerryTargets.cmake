@@ -16,7 +16,8 @@ endif()
 
 add_library(skerry_options INTERFACE)
 target_compile_options(skerry_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wvla -Werror -ffp-contract=off)
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wvla
+  -Wno-missing-field-initializers -Werror -ffp-contract=off)
 target_include_directories(skerry_options INTERFACE "${PROJECT_SOURCE_DIR}")
 if(SKERRY_SANITIZE)
   target_compile_options(skerry_options INTERFACE -fsanitize=${SKERRY_SANITIZE} -fno-omit-frame-pointer)

@@ -1,0 +1,76 @@
+#include "server/coordinator/core_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+
+namespace skerry::server {
+
+CoreLoop::CoreLoop(const Clock& clock, Settle settle) : clock_(clock), settle_(std::move(settle)) {}
+
+CoreLoop::~CoreLoop() { stop(); }
+
+void CoreLoop::start() { thread_ = std::thread([this] { run(); }); }
+
+void CoreLoop::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void CoreLoop::post(Work work) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    queue_.push_back(std::move(work));
+  }
+  wake_.notify_one();
+}
+
+void CoreLoop::at(uint64_t due_ms, Work work) { timers_.emplace(due_ms, std::move(work)); }
+
+bool CoreLoop::call(Work work) {
+  auto done = std::make_shared<std::promise<void>>();
+  auto finished = done->get_future();
+  post([work = std::move(work), done = std::move(done)] {
+    work();
+    done->set_value();
+  });
+  try {
+    finished.get();
+    return true;
+  } catch (const std::future_error&) {  // the loop stopped and dropped the work
+    return false;
+  }
+}
+
+void CoreLoop::run() {
+  std::deque<Work> batch;
+  uint64_t may_wait_ms = 0;
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      const uint64_t now = clock_.monotonic_ms();
+      uint64_t wait_ms = 3'600'000;
+      if (!timers_.empty()) wait_ms = timers_.begin()->first > now ? timers_.begin()->first - now : 0;
+      if (may_wait_ms > 0) wait_ms = std::min(wait_ms, may_wait_ms);
+      wake_.wait_for(lock, std::chrono::milliseconds(wait_ms), [this] { return stopping_ || !queue_.empty(); });
+      if (stopping_ && queue_.empty()) break;
+      batch.swap(queue_);
+    }
+    for (Work& work : batch) work();
+    batch.clear();
+    const uint64_t now = clock_.monotonic_ms();
+    while (!timers_.empty() && timers_.begin()->first <= now) {
+      const Work work = std::move(timers_.extract(timers_.begin()).mapped());
+      work();
+    }
+    may_wait_ms = settle_();
+  }
+  timers_.clear();
+}
+
+}  // namespace skerry::server

@@ -1,0 +1,50 @@
+// The coordinator's one thread of decisions: work in arrival order, timers, and commits of many events at once.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "common/os/clock.h"
+
+namespace skerry::server {
+
+/// Runs posted work on one thread, in order. After each batch of work it calls `settle`, which commits what the batch
+/// changed, or returns how long it may wait for more work to join the same commit.
+class CoreLoop {
+ public:
+  using Work = std::function<void()>;
+  /// Milliseconds that the commit may still wait; 0: nothing is pending.
+  using Settle = std::function<uint64_t()>;
+
+  CoreLoop(const Clock& clock, Settle settle);
+  ~CoreLoop();  ///< stops after the work that is queued
+
+  /// From any thread. Dropped after stop().
+  void post(Work work);
+  /// Runs `work` on the loop when the clock's monotonic time reaches `due_ms`; from the loop's thread only.
+  void at(uint64_t due_ms, Work work);
+  /// Posts and waits for the work's end; from any other thread. Returns false where the loop has stopped.
+  bool call(Work work);
+
+  void start();
+  void stop();
+
+ private:
+  void run();
+
+  const Clock& clock_;
+  Settle settle_;
+  std::multimap<uint64_t, Work> timers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Work> queue_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace skerry::server

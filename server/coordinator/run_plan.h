@@ -1,0 +1,37 @@
+// A run's parts as they follow from its spec, and its initial model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/config/run_spec.h"
+#include "common/model/layout.h"
+#include "server/coordinator/update_check.h"
+#include "server/store/store.h"
+#include "strategies/aggregation/rule.h"
+#include "strategies/outer/outer_optimizer.h"
+
+namespace skerry::server {
+
+/// Bytes of up to this size travel in messages and live in the database.
+inline constexpr std::uint64_t kInlineLimit = 64 * 1024;
+
+struct RunPlan {
+  RunSpec spec;
+  ModelLayout layout;
+  std::vector<FragmentShape> shapes;
+  strategies::Rule rule;
+  strategies::OuterOptimizer outer;
+
+  /// Errors name what is wrong with the spec.
+  static Result<RunPlan> from_spec(RunSpec spec);
+};
+
+/// The initial version of every fragment: drawn by the layout's initialisers, or cut out of an uploaded model
+/// (model.initial). Large ones are in cargo when it returns. Takes long for large models; call it on any thread. The
+/// caller fills in run_id and time.
+Result<std::vector<VersionRecord>> make_initial_versions(const RunPlan& plan, CargoStore& cargo);
+
+}  // namespace skerry::server

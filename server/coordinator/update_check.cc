@@ -1,0 +1,91 @@
+#include "server/coordinator/update_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string_view>
+
+#include "common/codec/encoding.h"
+#include "common/crypto/content_id.h"
+#include "common/model/fragment_file.h"
+
+namespace skerry::server {
+namespace {
+
+constexpr std::string_view kUpdateDomain{"skerry update v1\0", 17};
+
+}  // namespace
+
+Result<std::vector<FragmentShape>> fragment_shapes(const ModelLayout& layout) {
+  std::vector<FragmentShape> shapes;
+  for (const FragmentLayout& fragment : layout.fragments) {
+    SKERRY_ASSIGN(const std::string header, fragment_header(layout, fragment.name));
+    FragmentShape shape{fragment.name, fragment.elements, header.size(), header.size() + 4 * fragment.elements, {}};
+    for (std::size_t index : fragment.tensors) {
+      const TensorLayout& tensor = layout.tensors[index];
+      shape.tensors.push_back({tensor.name, tensor.offset, tensor.elements});
+    }
+    shapes.push_back(std::move(shape));
+  }
+  return shapes;
+}
+
+Result<v1::UpdateBody> open_update(const v1::SignedUpdate& update, const Identity& sender) {
+  std::string message(kUpdateDomain);
+  message += update.body();
+  if (auto verified = sender.key.verify(message, update.signature()); !verified.ok())
+    return unauthenticated("the update's signature is not " + sender.name + "'s; the daemon's key and certificate must belong together");
+  v1::UpdateBody body;
+  if (!body.ParseFromString(update.body())) return invalid_argument("the update's body is not an UpdateBody message");
+  if (body.node() != sender.name)
+    return permission_denied("the update is made out to node '" + body.node() + "' but was sent by '" + sender.name + "'");
+  return body;
+}
+
+Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, const RunSpec& spec,
+                                                  const std::vector<FragmentShape>& shapes) {
+  if (body.spec_hash() != spec.hash)
+    return invalid_argument("the update was made for run spec " + body.spec_hash() + ", this run's is " + spec.hash);
+  if (body.fragments_size() == 0) return invalid_argument("the update carries no fragment");
+  SKERRY_ASSIGN(const Encoding* encoding, find_encoding(spec.exchange.up));
+
+  std::vector<UpdatePayload> payloads;
+  std::set<std::string_view> seen;
+  for (const v1::FragmentUpdate& update : body.fragments()) {
+    const std::string where = "fragment '" + update.fragment() + "': ";
+    const auto shape = std::find_if(shapes.begin(), shapes.end(),
+                                    [&](const FragmentShape& candidate) { return candidate.name == update.fragment(); });
+    if (shape == shapes.end()) return invalid_argument(where + "the model has no fragment of this name");
+    if (!seen.insert(update.fragment()).second) return invalid_argument(where + "it is in the update twice");
+    if (update.encoding() != spec.exchange.up)
+      return invalid_argument(where + "its encoding is '" + update.encoding() + "', the run's is '" + spec.exchange.up + "'");
+    const std::uint64_t expected = encoding->encoded_bytes(shape->elements);
+    if (update.data().size() != expected)
+      return invalid_argument(where + "it has " + std::to_string(update.data().size()) + " bytes, " +
+                              std::to_string(shape->elements) + " values in " + spec.exchange.up + " have " +
+                              std::to_string(expected));
+    SKERRY_TRY(check_content_id(update.data().content_id()));
+    UpdatePayload payload{static_cast<std::uint32_t>(shape - shapes.begin()), update.base_version(), update.data().content_id(),
+                          expected, update.data().inline_data()};
+    if (!payload.inline_data.empty()) {
+      if (payload.inline_data.size() != expected)
+        return invalid_argument(where + std::to_string(payload.inline_data.size()) + " bytes came of " + std::to_string(expected));
+      if (content_id(payload.inline_data) != payload.content_id)
+        return invalid_argument(where + "its bytes are not those of content id " + payload.content_id);
+    }
+    payloads.push_back(std::move(payload));
+  }
+  return payloads;
+}
+
+std::map<std::string, double> allowed_metrics(const v1::UpdateBody& body, const LimitsSpec& limits) {
+  std::map<std::string, double> metrics;
+  for (const v1::Metric& metric : body.metrics()) {
+    if (metrics.size() >= kMaxUpdateMetrics) break;
+    const bool allowed = std::find(limits.metrics.begin(), limits.metrics.end(), metric.name()) != limits.metrics.end();
+    if (allowed && std::isfinite(metric.value())) metrics[metric.name()] = metric.value();
+  }
+  return metrics;
+}
+
+}  // namespace skerry::server

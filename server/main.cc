@@ -1,0 +1,241 @@
+// skerry-server: the coordinator.
+#include <CLI/CLI.hpp>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <grpcpp/impl/service_type.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "common/os/clock.h"
+#include "common/os/files.h"
+#include "common/os/random.h"
+#include "server/coordinator/control_service.h"
+#include "server/coordinator/coordinator.h"
+#include "server/coordinator/fleet_service.h"
+#include "server/identity/certificate_authority.h"
+#include "server/identity/members.h"
+#include "server/identity/ticket.h"
+#include "server/server_config.h"
+#include "server/web/http_api.h"
+
+namespace skerry::server {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr std::chrono::milliseconds kDrain{5000};
+
+int fail(const Error& error) {
+  std::fprintf(stderr, "skerry-server: %s\n", error.message.c_str());
+  return error.code == Code::kInvalidArgument ? kExitUsage : kExitFailure;
+}
+
+struct InitArguments {
+  std::string federation = "skerry";
+  std::string address;
+  std::string listen = "0.0.0.0";
+  std::string operator_name = "operator";
+  std::vector<std::string> hosts;
+};
+
+Result<void> init(const std::string& home, const InitArguments& arguments) {
+  SKERRY_ASSIGN(const HostPort address, parse_host_port(arguments.address));
+  SKERRY_TRY(make_directories(home));
+  InitOptions options;
+  options.federation = arguments.federation;
+  options.hosts = arguments.hosts;
+  options.hosts.push_back(address.host);
+  for (const char* local : {"localhost", "127.0.0.1"})
+    if (std::find(options.hosts.begin(), options.hosts.end(), local) == options.hosts.end()) options.hosts.push_back(local);
+  options.address = arguments.address;
+  options.operator_name = arguments.operator_name;
+  options.now_ms = static_cast<std::int64_t>(SystemClock().unix_ms());
+  SKERRY_TRY(init_home(home, options));
+  ServerConfig config;
+  config.federation = arguments.federation;
+  config.listen = arguments.listen;
+  config.port = address.port;
+  config.address = arguments.address;
+  SKERRY_TRY(save_server_config(home, config));
+  std::printf("The coordinator of federation '%s' is ready in %s.\n\n"
+              "  start it                 skerry-server run --home %s\n"
+              "  be its operator          export SKERRY_PROFILE=%s/operator   (move this directory to your own machine)\n"
+              "  invite a data holder     skerry node invite NAME\n\n"
+              "Keep %s/ca/root.key offline: only a change of the root needs it.\n",
+              arguments.federation.c_str(), home.c_str(), home.c_str(), home.c_str(), home.c_str());
+  return {};
+}
+
+// Thousands of connections need as many descriptors as the system lets us have.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+struct RunArguments {
+  bool log_json = false;
+  bool measure = false;
+  bool restored = false;
+  std::string ready_file;
+};
+
+Result<void> run(const std::string& home, const RunArguments& arguments, int signals) {
+  SKERRY_ASSIGN(const ServerConfig config, load_server_config(home));
+  SKERRY_ASSIGN(const HomeLock lock, HomeLock::acquire(home));
+  SystemClock clock;
+  SystemRandom random;
+  Metrics metrics;
+  const auto unix_now = [&clock] { return static_cast<std::int64_t>(clock.unix_ms()); };
+
+  SKERRY_ASSIGN(const CertificateAuthority authority, CertificateAuthority::open(home));
+  SKERRY_TRY(authority.renew_server_certificate(unix_now()));
+  SKERRY_ASSIGN(Store store, Store::open(home, random, {.restored = arguments.restored, .now_ms = unix_now()}));
+  SKERRY_ASSIGN(const std::unique_ptr<CargoStore> cargo, CargoStore::open(home));
+  SKERRY_TRY(store.check_files(*cargo));
+  SKERRY_ASSIGN(sqlite::Database member_database, sqlite::Database::open(join_path(home, "skerry.db")));
+  Members members(std::move(member_database), authority, config.address);
+  SKERRY_ASSIGN(Revocations revocations, members.revocations());
+  Authenticator authenticator(authority.anchors(), std::move(revocations));
+  SKERRY_ASSIGN(std::string ticket_key, load_ticket_key(home));
+
+  CoordinatorOptions options;
+  options.name = config.federation;
+  options.ticket_key = std::move(ticket_key);
+  options.heartbeat_ms = config.heartbeat_ms;
+  options.threads = config.threads;
+  Coordinator coordinator(options, {clock, random, store, *cargo, members, authenticator, metrics});
+  coordinator.on_fatal([](const Error&) { std::raise(SIGABRT); });
+
+  Gate gate(authenticator, clock, {}, &metrics);
+  const std::unique_ptr<grpc::Service> fleet = make_fleet_service(gate, coordinator);
+  const std::unique_ptr<grpc::Service> control = make_control_service(gate, coordinator);
+  PortOptions port_options;
+  port_options.address = config.listen;
+  port_options.port = config.port;
+  port_options.certificate_file = join_path(home, "server.crt");
+  port_options.key_file = join_path(home, "server.key");
+  port_options.gate = &gate;
+  port_options.clock = &clock;
+  port_options.metrics = &metrics;
+  port_options.cargo = cargo.get();
+  port_options.cargo_access = coordinator.cargo_access();
+  port_options.measure_routes = arguments.measure;
+  SKERRY_TRY(coordinator.start());
+  SKERRY_ASSIGN(const std::unique_ptr<Port> port,
+                Port::open(port_options, {fleet.get(), control.get()},
+                           make_http_router({coordinator, members, authority, metrics, clock})));
+  coordinator.attach(*port);
+  spdlog::info("listening on {} port {}", config.listen, port->port());
+  if (!arguments.ready_file.empty()) SKERRY_TRY(write_file_atomic(arguments.ready_file, std::to_string(port->port()) + "\n", 0644));
+
+  constexpr int kRenewalCheckMs = 3'600'000;
+  for (;;) {
+    pollfd waiting{signals, POLLIN, 0};
+    const int ready = poll(&waiting, 1, kRenewalCheckMs);
+    if (ready == 0) {
+      if (auto renewed = authority.renew_server_certificate(unix_now()); !renewed.ok()) spdlog::error("{}", renewed.error().message);
+      else if (*renewed) (void)port->reload_certificate().ok();
+      continue;
+    }
+    signalfd_siginfo signal{};
+    if (ready > 0 && read(signals, &signal, sizeof signal) == static_cast<ssize_t>(sizeof signal) && signal.ssi_signo != SIGHUP) break;
+  }
+  spdlog::info("stopping");
+  coordinator.stop();
+  port->shutdown(kDrain);
+  return {};
+}
+
+Result<void> verify(const std::string& home) {
+  SystemClock clock;
+  SystemRandom random;
+  SKERRY_ASSIGN(const HomeLock lock, HomeLock::acquire(home));
+  SKERRY_ASSIGN(Store store, Store::open(home, random, {.now_ms = static_cast<std::int64_t>(clock.unix_ms())}));
+  SKERRY_ASSIGN(const std::unique_ptr<CargoStore> cargo, CargoStore::open(home));
+  SKERRY_TRY(store.verify(*cargo));
+  std::printf("Everything in %s is as it was written: %llu receipts, chain head %s.\n", home.c_str(),
+              static_cast<unsigned long long>(store.chain_length()), store.chain_head().c_str());
+  return {};
+}
+
+int main_of(int argc, char** argv) {
+  CLI::App app{"The coordinator of a federation: membership, runs, aggregation, one TLS port."};
+  app.set_version_flag("--version", "skerry-server " SKERRY_VERSION);
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage or input. Documentation: docs/operators.md");
+  std::string home = "/var/lib/skerry-server";
+  app.add_option("--home", home, "The coordinator's directory")->envname("SKERRY_HOME")->capture_default_str();
+
+  InitArguments initial;
+  CLI::App* init_command = app.add_subcommand("init", "Make a new home: certificate authority, certificates, first operator");
+  init_command->add_option("--home", home, "The coordinator's directory");
+  init_command->add_option("--federation", initial.federation, "Name of the federation [a-z0-9-]")->capture_default_str();
+  init_command->add_option("--address", initial.address, "HOST:PORT as members will reach it")->required();
+  init_command->add_option("--listen", initial.listen, "Numeric address to listen on")->capture_default_str();
+  init_command->add_option("--host", initial.hosts, "Further host names or addresses for the certificate");
+  init_command->add_option("--operator", initial.operator_name, "Name of the first operator")->capture_default_str();
+
+  RunArguments running;
+  CLI::App* run_command = app.add_subcommand("run", "Serve until SIGTERM or SIGINT");
+  run_command->add_option("--home", home, "The coordinator's directory");
+  run_command->add_flag("--log-json", running.log_json, "One JSON object a log line");
+  run_command->add_flag("--restored", running.restored, "The home was restored from a backup: begin a new epoch");
+  run_command->add_option("--ready-file", running.ready_file, "Write the port's number here once it is open");
+  run_command->add_flag("--measure", running.measure, "Offer /api/v1/measure to members, for benchmarks");
+
+  CLI::App* verify_command = app.add_subcommand("verify", "Check everything that is stored, while the coordinator is stopped");
+  verify_command->add_option("--home", home, "The coordinator's directory");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
+
+  spdlog::set_default_logger(spdlog::stderr_color_mt("skerry-server"));
+  spdlog::set_pattern(running.log_json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})" : "%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+  prctl(PR_SET_DUMPABLE, 0);  // keys stay out of core dumps
+  std::signal(SIGPIPE, SIG_IGN);
+  // Blocked before any thread starts, so that only the signal descriptor sees them.
+  sigset_t mask;
+  sigemptyset(&mask);
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&mask, signal);
+  pthread_sigmask(SIG_BLOCK, &mask, nullptr);
+  const FileDescriptor signals(signalfd(-1, &mask, SFD_CLOEXEC));
+  raise_descriptor_limit();
+
+  Result<void> result;
+  if (init_command->parsed()) result = init(home, initial);
+  else if (verify_command->parsed()) result = verify(home);
+  else result = run(home, running, signals.get());
+  return result.ok() ? 0 : fail(result.error());
+}
+
+}  // namespace
+}  // namespace skerry::server
+
+int main(int argc, char** argv) {
+  try {
+    return skerry::server::main_of(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "skerry-server: %s\n", error.what());
+    return 1;
+  }
+}
