@@ -184,6 +184,9 @@ Result<void> CohortWalk::accept_output(Pass pass) {
       }
       if (used) active_.push_back(k);
     }
+    one_group_ = active_.size() <= kRowsAtOnce && std::all_of(active_.begin(), active_.end(), [&](std::size_t k) {
+                   return updates_[k].row_kind() == updates_[active_.front()].row_kind();
+                 });
     block_elements_ = elements_in_block(0);
   } else {
     block_elements_ = elements_in_block(updates);
@@ -204,7 +207,7 @@ CohortWalk::Slot CohortWalk::make_slot() const {
     const bool need_rows = side_by_side || !all_in_place_;
     slot.rows = Scratch((need_rows ? rows : 1) * block * sizeof(float));
   }
-  if (!side_by_side && active_.size() > kRowsAtOnce) slot.sums = Scratch(block * sizeof(double));
+  if (!side_by_side && !one_group_) slot.sums = Scratch(block * sizeof(double));
   slot.base = Scratch(side_by_side ? block * sizeof(float) : 0);
   slot.updates.resize(side_by_side ? updates_.size() : 0);
   return slot;
@@ -269,11 +272,11 @@ Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t fi
     const std::size_t group_begin = next;
     while (next < active_.size() && row_count < kRowsAtOnce) {
       float* decoded = all_in_place_ ? nullptr : slot.rows.as<float>() + row_count * count;
-      SKERRY_ASSIGN(const UpdateReader::Row row,
-                    updates_[active_[next]].row(first, count, {slot.encoded.as<std::byte>(), decoded}));
-      if (row_count > 0 && row.kind != kind) break;
-      kind = row.kind;
-      rows[row_count++] = row.values;
+      const UpdateReader& update = updates_[active_[next]];
+      if (row_count > 0 && update.row_kind() != kind) break;
+      kind = update.row_kind();
+      SKERRY_ASSIGN(rows[row_count], update.row(first, count, {slot.encoded.as<std::byte>(), decoded}));
+      ++row_count;
       ++next;
     }
     const std::size_t value_bytes = kind == RowKind::kF32 ? sizeof(float) : sizeof(std::uint16_t);

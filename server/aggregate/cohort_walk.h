@@ -50,7 +50,7 @@ class CohortWalk {
   struct Slot {
     Scratch encoded;   // one piece of one update as it came
     Scratch rows;      // decoded rows
-    Scratch sums;      // float64, where more rows than kRowsAtOnce are summed
+    Scratch sums;      // float64, where one call of add_rows cannot take all rows
     Scratch base;      // the base's values, where they are not aligned
     Scratch gradient;  // measure: the outer gradient
     std::vector<const float*> updates;
@@ -113,6 +113,7 @@ class CohortWalk {
   std::optional<Source> base_;
   std::optional<strategies::Pass> output_;
   std::vector<std::size_t> active_;      // updates with a coefficient other than 0 (linear outputs)
+  bool one_group_ = false;               // they are few enough and alike, for one call of add_rows
   bool all_in_place_ = true;
   bool all_f32_in_place_ = true;
   std::size_t block_elements_ = kBlockElements;

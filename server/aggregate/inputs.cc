@@ -85,10 +85,10 @@ Result<std::span<const std::byte>> UpdateReader::encoded(std::uint64_t first, st
   return std::span<const std::byte>(scratch, length);
 }
 
-Result<UpdateReader::Row> UpdateReader::row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
-  if (in_place_) return Row{kind_, source_->bytes().data() + encoding_->encoded_bytes(first)};
+Result<const void*> UpdateReader::row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
+  if (in_place_) return static_cast<const void*>(source_->bytes().data() + encoding_->encoded_bytes(first));
   SKERRY_ASSIGN(const float* values, floats(first, count, scratch));
-  return Row{RowKind::kF32, values};
+  return static_cast<const void*>(values);
 }
 
 Result<const float*> UpdateReader::floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {

@@ -84,12 +84,11 @@ class UpdateReader {
   /// True where pieces are served without scratch.
   bool in_place() const { return in_place_; }
 
+  /// What row() serves.
+  RowKind row_kind() const { return in_place_ ? kind_ : RowKind::kF32; }
+
   /// The values as add_rows takes them.
-  struct Row {
-    RowKind kind = RowKind::kF32;
-    const void* values = nullptr;
-  };
-  Result<Row> row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
+  Result<const void*> row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
 
   /// The values as f32, in place where they lie so.
   Result<const float*> floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;

@@ -1,0 +1,104 @@
+#include "server/aggregate/kernels.h"
+
+#include <limits>
+
+#include "tests/unit/aggregate/world.h"
+
+namespace skerry::server {
+
+TEST_CASE("rows add up to their float64 sum in order, on every target and at every length and number of rows") {
+  for (const std::size_t count : {1, 5, 16, 1003}) {
+    for (std::size_t row_count = 1; row_count <= kRowsAtOnce; ++row_count) {
+      std::vector<std::vector<float>> rows;
+      std::vector<std::string> halves;
+      std::vector<const void*> f32_rows;
+      std::vector<const void*> bf16_rows;
+      std::vector<double> coefficients;
+      for (std::size_t k = 0; k < row_count; ++k) {
+        // Values that bf16 holds exactly, so that both kinds have one expectation.
+        rows.push_back(some_values(count, static_cast<unsigned>(k)));
+        for (float& value : rows.back()) {
+          std::uint32_t bits = 0;
+          std::memcpy(&bits, &value, sizeof bits);
+          bits &= 0xffff0000u;
+          std::memcpy(&value, &bits, sizeof bits);
+        }
+        halves.push_back(bf16_of(rows.back()));
+        coefficients.push_back(0.1 * static_cast<double>(k + 1));
+      }
+      for (std::size_t k = 0; k < row_count; ++k) {
+        f32_rows.push_back(rows[k].data());
+        bf16_rows.push_back(halves[k].data());
+      }
+      std::vector<double> from_zero(count);
+      std::vector<double> from_one(count, 1.0);
+      std::vector<float> rounded_one;
+      for (std::size_t i = 0; i < count; ++i) {
+        for (std::size_t k = 0; k < row_count; ++k) {
+          from_zero[i] += coefficients[k] * static_cast<double>(rows[k][i]);
+          from_one[i] += coefficients[k] * static_cast<double>(rows[k][i]);
+        }
+        rounded_one.push_back(static_cast<float>(from_one[i]));
+      }
+      on_every_target([&] {
+        for (const RowKind kind : {RowKind::kF32, RowKind::kBf16}) {
+          const auto& chosen = kind == RowKind::kF32 ? f32_rows : bf16_rows;
+          std::vector<double> sum(count, 99.0);
+          add_rows(kind, chosen, coefficients.data(), count, true, sum.data(), nullptr);
+          CHECK(sum == from_zero);
+          sum.assign(count, 1.0);
+          std::vector<float> rounded(count);
+          add_rows(kind, chosen, coefficients.data(), count, false, sum.data(), rounded.data());
+          CHECK(rounded == rounded_one);
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("sums over elements have eight lanes and the same bits on every target") {
+  for (const std::size_t count : {0, 1, 7, 8, 9, 4099}) {
+    const auto a = some_values(count, 1);
+    const auto b = some_values(count, 2);
+    double squares[8] = {};
+    double products[8] = {};
+    for (std::size_t i = 0; i < count; ++i) {
+      squares[i % 8] += static_cast<double>(a[i]) * static_cast<double>(a[i]);
+      products[i % 8] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    }
+    const auto total = [](const double* s) {
+      return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    };
+    on_every_target([&] {
+      CHECK(sum_of_squares(a.data(), count) == total(squares));
+      CHECK(dot(a.data(), b.data(), count) == total(products));
+    });
+  }
+}
+
+TEST_CASE("a sum of squares is not finite exactly if a value is not") {
+  std::vector<float> values(100, std::numeric_limits<float>::max());
+  CHECK(std::isfinite(sum_of_squares(values.data(), values.size())));
+  for (const std::size_t at : {0, 50, 99}) {
+    for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN()}) {
+      auto spoiled = values;
+      spoiled[at] = bad;
+      on_every_target([&] { CHECK_FALSE(std::isfinite(sum_of_squares(spoiled.data(), spoiled.size()))); });
+    }
+  }
+}
+
+TEST_CASE("spans add up value by value") {
+  const auto a = some_values(77, 1);
+  const auto b = some_values(77, 2);
+  std::vector<float> expected;
+  for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] + b[i]);
+  on_every_target([&] {
+    std::vector<float> out(a.size());
+    add(a.data(), b.data(), a.size(), out.data());
+    CHECK(out == expected);
+  });
+}
+
+}  // namespace skerry::server
