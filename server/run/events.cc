@@ -63,12 +63,18 @@ void RunMachine::State::on(const NodeJoined& event, Instant now) {
       set_awaited(task, true);
       assign_again(task, now);
     }
-    if (!asynchronous() && !exchanges.empty())
-      if (auto& exchange = exchanges.begin()->second; exchange.failed.erase(node.name) != 0) node.worked = exchange.number - 1;
+    forgive(node);
   }
   update_idle(node);
   if (evaluation && evaluation->final) assign_evaluate(node, now);
   offer_work(node, now);
+}
+
+/// Synchronous: a node that gave up in the open exchange may try again, since something about it has changed.
+void RunMachine::State::forgive(Node& node) {
+  if (asynchronous() || exchanges.empty()) return;
+  Exchange& exchange = exchanges.begin()->second;
+  if (exchange.failed.erase(node.name) != 0) node.worked = exchange.number - 1;
 }
 
 void RunMachine::State::on(const NodeLeft& event, Instant now) {
@@ -99,8 +105,9 @@ void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
 
 void RunMachine::State::on(const NodePaused& event, Instant now) {
   const auto found = nodes.find(event.node);
-  if (found == nodes.end()) return;
+  if (found == nodes.end() || found->second.paused == event.paused) return;
   found->second.paused = event.paused;
+  if (!event.paused) forgive(found->second);
   update_idle(found->second);
   offer_work(found->second, now);
   if (evaluation && evaluation->final) assign_evaluate(found->second, now);
@@ -162,7 +169,8 @@ void RunMachine::State::on(const TaskFailed& event, Instant now) {
     end_task(*serial, "the node gave up: " + reason, false);
     return check_evaluation(now);
   }
-  give_up(*serial, reason, event.error.retryable || event.error.code == Code::kNotFound, now);
+  give_up(*serial, reason, event.error.retryable || event.error.code == Code::kNotFound || event.error.code == Code::kAborted,
+          now);
 }
 
 void RunMachine::State::on(const EvaluationReported& event, Instant now) {

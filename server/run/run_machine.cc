@@ -51,29 +51,25 @@ std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
   return needed;
 }
 
+RunStatus RunMachine::status() const {
+  const State& state = *state_;
+  if (state.phase == State::Phase::kFinished) return {state.outcome, state.outcome_reason};
+  if (state.paused) return {"paused", state.pause_reason};
+  if (state.phase == State::Phase::kFinalEvaluation) return {"running", "evaluating the last version"};
+  if (!state.exchanges.empty() || !state.tasks.empty()) return {"running", ""};
+  const auto& participation = state.setup.spec.participation;
+  const auto needed = state.asynchronous() ? participation.start_nodes
+                      : state.begun        ? participation.quorum
+                                           : std::max(participation.start_nodes, participation.quorum);
+  return {"waiting", std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready"};
+}
+
 RunView RunMachine::view() const {
   const State& state = *state_;
   const auto& spec = state.setup.spec;
-  const auto needed = state.asynchronous() ? spec.participation.start_nodes
-                      : state.begun        ? spec.participation.quorum
-                                           : std::max(spec.participation.start_nodes, spec.participation.quorum);
-  RunView view;
+  RunView view{status()};
   view.rounds = spec.stop.rounds;
   view.round = *std::min_element(state.versions.begin(), state.versions.end());
-  if (state.phase == State::Phase::kFinished) {
-    view.status = state.outcome;
-    view.status_reason = state.outcome_reason;
-  } else if (state.paused) {
-    view.status = "paused";
-    view.status_reason = state.pause_reason;
-  } else if (state.exchanges.empty() && state.tasks.empty() && state.phase == State::Phase::kRunning) {
-    view.status = "waiting";
-    view.status_reason = std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready";
-  } else {
-    view.status = "running";
-    if (state.phase == State::Phase::kFinalEvaluation) view.status_reason = "evaluating the last version";
-  }
-
   for (std::uint32_t lane = 0; lane < state.lanes.size(); ++lane) {
     const std::uint64_t open = state.lane_collecting[lane] != 0 ? state.lane_collecting[lane] : state.lane_reducing[lane];
     for (const auto fragment : state.lanes[lane]) {

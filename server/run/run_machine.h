@@ -285,9 +285,12 @@ struct NodeView {
   std::uint64_t discarded = 0;
 };
 
-struct RunView {
-  std::string status;        ///< "waiting", "running", "paused", "completed", "stopped", "failed"
-  std::string status_reason; ///< what it waits for, or why it ended
+struct RunStatus {
+  std::string status;         ///< "waiting", "running", "paused", "completed", "stopped", "failed"
+  std::string status_reason;  ///< what it waits for, or why it ended
+};
+
+struct RunView : RunStatus {
   std::uint64_t round = 0;   ///< exchanges of the slowest fragment
   std::uint64_t rounds = 0;  ///< planned
   std::vector<FragmentView> fragments;
@@ -335,6 +338,10 @@ class RunMachine {
   /// gone. Call it in the transaction that persists the commands.
   MachineRows take_changes(Instant now);
 
+  /// Costs nothing.
+  RunStatus status() const;
+
+  /// Costs time in how many nodes there are: for people, not for every event.
   RunView view() const;
   const RunSetup& setup() const;
 

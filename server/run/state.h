@@ -126,6 +126,7 @@ struct RunMachine::State {
 
   /// The outstanding or accepted task that `node` speaks of; otherwise the answer is given here.
   Task* find_task(const std::string& id, const std::string& node, TaskKind kind);
+  void forgive(Node& node);
   void mark_away(Node& node, Instant now, bool for_good);
 
   // ---- exchanges.cc
