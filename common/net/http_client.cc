@@ -128,7 +128,11 @@ std::string host_of(std::string_view url) {
   return std::string(url);
 }
 
+bool mentions(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
 Error certificate_error(long verify_result, const std::string& host, const std::string& detail) {
+  // libcurl compares host names itself and then leaves OpenSSL's result unset.
+  if (mentions(detail, "subject name")) verify_result = X509_V_ERR_HOSTNAME_MISMATCH;
   switch (verify_result) {
     case X509_V_ERR_CERT_HAS_EXPIRED:
       return unauthenticated("the certificate of " + host + " has expired; renew it there, or set this machine's clock if it is off");
@@ -153,8 +157,6 @@ Error certificate_error(long verify_result, const std::string& host, const std::
       return unauthenticated("the certificate of " + host + " cannot be verified: " + detail);
   }
 }
-
-bool mentions(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 Error proxy_error(const std::string& proxy, const std::string& host, long connect_code, const std::string& detail) {
   if (connect_code == 407)
