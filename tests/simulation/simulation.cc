@@ -1,0 +1,161 @@
+#include "tests/simulation/simulation.h"
+
+#include <memory>
+#include <utility>
+
+#include "strategies/presets.h"
+#include "tests/simulation/sim_client.h"
+#include "tests/simulation/sim_coordinator.h"
+
+namespace skerry::simulation {
+namespace {
+
+constexpr std::int64_t kCalmMs = 6 * 3600 * 1000;  // by then a run without faults has ended
+constexpr std::int64_t kRestMs = 30 * 60 * 1000;   // and its clients have been told of everything
+
+Shape draw_shape(Random& random) {
+  Shape shape;
+  shape.clients = static_cast<int>(random.between(1, 6));
+  shape.staggered = random.chance(0.3);
+  shape.fragments = shape.staggered ? static_cast<int>(random.between(2, 3)) : static_cast<int>(random.between(1, 2));
+  const bool asynchronous = random.chance(0.35);
+  const auto quorum = random.between(1, shape.clients);
+  std::string& toml = shape.toml;
+  toml += "[participation]\n";
+  if (asynchronous) {
+    toml += "mode = \"asynchronous\"\nbuffer = " + std::to_string(random.between(1, 4)) +
+            "\nmaximum_staleness = " + std::to_string(random.between(0, 5)) + "\n";
+  } else {
+    toml += "quorum = " + std::to_string(quorum) + "\ngrace_s = " + std::to_string(random.between(-1, 3)) + "\n";
+    if (random.chance(0.3)) toml += "cohort_size = " + std::to_string(random.between(quorum, shape.clients)) + "\n";
+  }
+  toml += "deadline_s = " + std::to_string(random.between(10, 120)) + "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
+  toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) + "\nminimum = " + std::to_string(random.between(1, 2)) +
+          "\ndeadline_s = " + std::to_string(random.between(5, 60)) + "\n";
+  toml += "[stop]\nrounds = " + std::to_string(random.between(1, 4)) + "\n";
+
+  shape.faults_end_ms = random.between(0, 180) * 1000;
+  shape.link_breaks = random.chance(0.7) ? 0.02 : 0;
+  shape.duplicates = random.chance(0.5) ? 0.2 : 0;
+  shape.trainer_failures = random.chance(0.5) ? 0.1 : 0;
+  shape.reduce_failures = random.chance(0.3) ? 0.2 : 0;
+  shape.coordinator_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 4)) : 0;
+  shape.client_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 6)) : 0;
+  shape.pauses = random.chance(0.3) ? static_cast<int>(random.between(1, 3)) : 0;
+  shape.stops = random.chance(0.1);
+  return shape;
+}
+
+server::RunSetup setup_of(const Shape& shape) {
+  auto spec = parse_run_spec(R"(name = "simulated"
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+[data]
+kind = "idx"
+schema = { shape = [4], classes = 2 }
+[training]
+learning_rate = 0.1
+steps = 20
+)" + shape.toml, strategies::spec_catalogue());
+  server::RunSetup setup{.run_id = "r", .task_prefix = "r", .spec = std::move(spec).value(), .fragments = {}};
+  // The fragments of a model do not matter here, only how many there are.
+  if (shape.staggered) setup.spec.exchange.schedule = ExchangeSpec::Schedule::kStaggered;
+  for (int i = 0; i < shape.fragments; ++i) setup.fragments.push_back("f" + std::to_string(i));
+  return setup;
+}
+
+void plan_faults(World& world, SimCoordinator& coordinator, std::vector<std::unique_ptr<SimClient>>& clients) {
+  const Shape& shape = world.shape;
+  const auto at = [&] { return world.random.between(0, shape.faults_end_ms); };
+  for (int i = 0; i < shape.coordinator_crashes; ++i) {
+    const auto when = at();
+    world.after(when, [&coordinator] { coordinator.crash(); });
+    world.after(when + world.random.between(1, 30000), [&coordinator] { coordinator.boot(); });
+  }
+  for (int i = 0; i < shape.client_crashes; ++i) {
+    SimClient* client = clients[world.random.below(clients.size())].get();
+    const auto when = at();
+    world.after(when, [client] { client->crash(); });
+    world.after(when + world.random.between(1, 60000), [client] { client->boot(); });
+  }
+  for (int i = 0; i < shape.pauses; ++i) {
+    SimClient* client = clients[world.random.below(clients.size())].get();
+    const auto when = at();
+    const bool at_once = world.random.chance(0.5);
+    world.after(when, [client, at_once] { client->holder_says(client::Pause{at_once}); });
+    world.after(when + world.random.between(1, 60000), [client] { client->holder_says(client::Resume{}); });
+    const auto later = at();
+    world.after(later, [&coordinator] { coordinator.operator_says(server::OperatorPause{"maintenance"}); });
+    world.after(later + world.random.between(1, 30000), [&coordinator] { coordinator.operator_says(server::OperatorResume{}); });
+  }
+  if (shape.stops) world.after(at(), [&coordinator] { coordinator.operator_says(server::OperatorStop{"enough"}); });
+  // When the faults end, everything that is down comes back and everything that is paused resumes.
+  world.after(shape.faults_end_ms + 60001, [&coordinator, &clients] {
+    coordinator.boot();
+    coordinator.operator_says(server::OperatorResume{});
+    for (auto& client : clients) {
+      client->boot();
+      client->holder_says(client::Resume{});
+    }
+  });
+}
+
+}  // namespace
+
+std::string describe(const Shape& shape) {
+  return std::to_string(shape.clients) + " clients, " + std::to_string(shape.fragments) +
+         (shape.staggered ? " staggered" : "") + " fragments, faults until " + std::to_string(shape.faults_end_ms) +
+         " ms, breaks " + std::to_string(shape.link_breaks) + ", crashes " + std::to_string(shape.coordinator_crashes) + "/" +
+         std::to_string(shape.client_crashes) + "\n" + shape.toml;
+}
+
+Outcome simulate(std::uint64_t seed, bool trace) {
+  World world(seed);
+  world.trace = trace;
+  world.shape = draw_shape(world.random);
+  world.faults_end = world.shape.faults_end_ms;
+  if (trace) world.record(describe(world.shape));
+  SimCoordinator coordinator(world, setup_of(world.shape));
+  std::vector<std::unique_ptr<SimClient>> clients;
+  for (int i = 0; i < world.shape.clients; ++i) {
+    const std::string name = "n" + std::to_string(i);
+    clients.push_back(std::make_unique<SimClient>(world, coordinator, name));
+    coordinator.attach(name, clients.back().get());
+    world.after(world.random.between(0, 2000), [client = clients.back().get()] { client->boot(); });
+  }
+  coordinator.boot();
+  plan_faults(world, coordinator, clients);
+
+  const std::int64_t limit = world.faults_end + kCalmMs;
+  while (world.violations.empty() && !coordinator.ended() && world.step(limit)) {
+  }
+  Outcome outcome;
+  if (!coordinator.ended() && world.violations.empty())
+    world.violation("the run has not ended " + std::to_string(kCalmMs / 1000) + " s after the faults: " + coordinator.undecided());
+  // A holder must learn what became of each of its updates.
+  const auto untold = [&clients] {
+    std::size_t updates = 0;
+    for (const auto& client : clients) updates += client->outbox();
+    return updates;
+  };
+  const std::int64_t rest = std::max(world.now(), world.faults_end + 60001) + kRestMs;
+  while (world.violations.empty() && (world.now() <= world.faults_end + 60001 || untold() > 0) && world.step(rest)) {
+  }
+  if (world.violations.empty()) {
+    if (untold() > 0) world.violation(std::to_string(untold()) + " updates are still in outboxes");
+    coordinator.check_end();
+  }
+  outcome.ended = coordinator.ended();
+  if (outcome.ended) outcome.outcome = coordinator.outcome();
+  outcome.violations = world.violations;
+  outcome.digest = world.digest;
+  outcome.events = world.events;
+  outcome.counted = coordinator.counted();
+  outcome.discarded = coordinator.discarded();
+  outcome.virtual_ms = world.now();
+  return outcome;
+}
+
+}  // namespace skerry::simulation
