@@ -115,7 +115,7 @@ void RunMachine::State::discard_exchange(std::uint64_t number, const std::string
     touch(node);
     touch(task);
     emit(Discard{task_id(serial), task.node, reason});
-    remember_end(task, reason);
+    remember_end(task, {task.node, reason, {}});
     tasks.erase(serial);
   }
   for (const auto kind : {TimerKind::kDeadline, TimerKind::kGrace, TimerKind::kRescue, TimerKind::kReduce})

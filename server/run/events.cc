@@ -131,11 +131,15 @@ RunMachine::State::Task* RunMachine::State::find_task(const std::string& id, con
     emit(Refuse{id, node, found->second.node == node ? "the task is of another kind" : "the task belongs to another node"});
     return nullptr;
   }
-  if (const auto found = ended.find(*serial); found != ended.end())
-    emit(found->second.node == node ? Command(Discard{id, node, found->second.reason})
-                                    : Command(Refuse{id, node, "the task belonged to another node"}));
-  else
+  const auto found = ended.find(*serial);
+  if (found == ended.end())
     emit(AskStore{id, node, "the task ended before its update came"});
+  else if (found->second.node != node)
+    emit(Refuse{id, node, "the task belonged to another node"});
+  else if (found->second.reason.empty())
+    emit(CountReport{id, node, found->second.versions});
+  else
+    emit(Discard{id, node, found->second.reason});
   return nullptr;
 }
 

@@ -350,14 +350,17 @@ void RunMachine::State::end_task(Serial serial, const std::string& reason, bool 
     std::fill(node.fresh.begin(), node.fresh.end(), false);
   }
   if (tell_node) emit(CancelTask{task_id(serial), task.node, reason});
-  if (!reason.empty()) remember_end(task, reason);
+  Ended end{task.node, reason, {}};
+  if (reason.empty())
+    for (FragmentIndex fragment = 0; fragment < task.bases.size(); ++fragment) end.versions[fragment] = task.bases[fragment];
+  remember_end(task, std::move(end));
   touch(task);
   tasks.erase(serial);
   update_idle(node);
 }
 
-void RunMachine::State::remember_end(const Task& task, const std::string& reason) {
-  ended[task.serial] = {task.node, reason};
+void RunMachine::State::remember_end(const Task& task, Ended end) {
+  ended[task.serial] = std::move(end);
   ended_order.push_back(task.serial);
   if (ended_order.size() <= kEndedKept) return;
   ended.erase(ended_order.front());
@@ -507,8 +510,12 @@ void RunMachine::State::commit(std::uint64_t number, Instant now) {
     ++versions[fragment];
   }
   position += setup.spec.training.steps > 0 ? setup.spec.training.steps : most_steps;
+  std::map<FragmentIndex, std::uint64_t> released;
+  for (const auto& step : command.fragments) released[step.fragment] = step.new_version;
   for (const auto serial : exchange.accepted) {
-    touch(tasks.at(serial));
+    const Task& task = tasks.at(serial);
+    remember_end(task, {task.node, "", released});
+    touch(task);
     tasks.erase(serial);
   }
   touch(exchange);

@@ -68,7 +68,7 @@ struct NodePaused {
 };
 
 /// An update's payload lies in the spool; the shell has checked its bytes, encoding, shape, finiteness and signature and
-/// that `node` is who sent it. Answered by exactly one of Accept, Discard, Refuse, AskStore.
+/// that `node` is who sent it. Answered by exactly one of Accept, CountReport, Discard, Refuse, AskStore.
 struct UpdateStored {
   std::string task;
   std::string node;
@@ -165,11 +165,11 @@ struct Accept {
   std::uint64_t exchange = 0;
 };
 
-/// The report is part of its evaluation: COUNTED at once, since a report stands for itself.
+/// COUNTED, final: a report is part of its evaluation at once; an update that is offered again was counted lately.
 struct CountReport {
   std::string task;
   std::string node;
-  std::map<FragmentIndex, std::uint64_t> versions;  ///< what was measured
+  std::map<FragmentIndex, std::uint64_t> versions;  ///< a report: what was measured; an update: what contains it
 };
 
 /// Final: the update of this task never counts. Sent as the answer to an offer, and for accepted updates of an exchange
@@ -187,7 +187,7 @@ struct Refuse {
   std::string reason;
 };
 
-/// The task was decided so long ago that only the store knows how: answer from there. Where the store has no decision
+/// The task was decided by an earlier process or so long ago that only the store knows how: answer from there. Where the store has no decision
 /// about it either, record and answer DISCARDED with `otherwise`.
 struct AskStore {
   std::string task;

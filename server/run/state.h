@@ -95,6 +95,12 @@ struct RunMachine::State {
     std::optional<Instant> deadline;
   };
 
+  struct Ended {
+    std::string node;
+    std::string reason;  ///< why it did not count; empty: it did,
+    std::map<FragmentIndex, std::uint64_t> versions;  ///< in these versions
+  };
+
   struct TimerKey {
     enum class Kind : std::uint8_t { kDeadline, kGrace, kRescue, kReduce, kEvaluation, kTask, kReconnect, kRetry };
     Kind kind = Kind::kDeadline;
@@ -155,7 +161,7 @@ struct RunMachine::State {
   void ask_reduce(const Exchange& exchange);
   void commit(std::uint64_t number, Instant now);
   void set_awaited(Task& task, bool awaited);
-  /// Takes an outstanding task out of everything. Remembers the reason for late offers; empty: the store knows.
+  /// Takes an outstanding task out of everything. Remembers the reason for late offers; empty: its report counted.
   void end_task(Serial serial, const std::string& reason, bool tell_node);
   std::uint64_t exchanges_planned() const;
   bool lane_done(std::uint32_t lane) const;
@@ -169,8 +175,8 @@ struct RunMachine::State {
   void end_run(const std::string& outcome, const std::string& reason, Instant now);
   void discard_exchange(std::uint64_t number, const std::string& reason);
   void finish_if_ending(Instant now);
-  /// Remembers why a task ended without counting, for offers that come late.
-  void remember_end(const Task& task, const std::string& reason);
+  /// Remembers how a task ended, for offers that come late.
+  void remember_end(const Task& task, Ended end);
 
   // ---- timers
   void set_timer(const TimerKey& key, Instant at);
@@ -224,11 +230,7 @@ struct RunMachine::State {
   std::set<std::string> idle;                              ///< eligible nodes without a train task
   std::vector<std::uint64_t> lane_collecting;              ///< exchange per lane; 0: none
   std::vector<std::uint64_t> lane_reducing;                ///< exchange per lane; 0: none
-  struct Ended {
-    std::string node;
-    std::string reason;
-  };
-  std::unordered_map<Serial, Ended> ended;                 ///< tasks that ended without counting; the latest kEndedKept
+  std::unordered_map<Serial, Ended> ended;                 ///< how tasks ended; the latest kEndedKept
   std::deque<Serial> ended_order;
   std::map<TimerKey, Instant> timers;
   std::set<std::pair<Instant, TimerKey>> timer_order;

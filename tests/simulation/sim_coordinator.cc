@@ -157,7 +157,7 @@ void SimCoordinator::on(const server::Discard& command) {
     if (command.reason.empty()) world_.violation("task " + command.task + " is discarded without a reason");
     if (command.reason.find("was measured against version") != std::string::npos)
       world_.violation("task " + command.task + ": " + command.reason);
-    ++discarded_;
+    discarded_ += decided_.count(command.task) == 0 ? 1 : 0;
     decide(command.task, {false, command.node, 0, command.reason});
   });
   batch_.after.push_back([this, command] { receipt(command.node, command.task, v1::UPDATE_DISCARDED, 0, command.reason); });
@@ -266,7 +266,9 @@ void SimCoordinator::on(const server::WakeAt& command) {
 
 void SimCoordinator::decide(const std::string& task, Decision decision) {
   const auto [known, fresh] = decided_.emplace(task, decision);
-  if (!fresh && (known->second.counted != decision.counted || known->second.counted))
+  const bool repeated = !fresh && known->second.counted == decision.counted && known->second.version == decision.version;
+  if (repeated) return;
+  if (!fresh)
     world_.violation("task " + task + " was decided twice, first " + (known->second.counted ? "counted" : "discarded: " + known->second.reason));
   world_.record((decision.counted ? "counted " : "discarded ") + task + " " + decision.reason);
 }

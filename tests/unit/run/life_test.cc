@@ -25,6 +25,8 @@ TEST_CASE("an accepted update that is offered again is accepted again and counte
   CHECK(only<Reduce>(world.deliver(tasks[1])).inputs.size() == 2);
   CHECK(only<Accept>(world.deliver(tasks[1])).exchange == 1);
   world.tell(Reduced{.exchange = 1});
+  CHECK(only<CountReport>(world.deliver(tasks[0])).versions.at(0) == 1);
+  world.restart();
   CHECK(only<AskStore>(world.deliver(tasks[0])).task == tasks[0].task);
   CHECK(all<Count>(world.tell(Reduced{.exchange = 1})).empty());
 }
