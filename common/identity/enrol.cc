@@ -185,6 +185,15 @@ Result<Profile> renew(const Profile& profile, const EnrolOptions& options) {
   return update_profile(profile, issued.ca_pem, issued.chain_pem);
 }
 
+Result<Profile> open_profile(const std::string& directory, const EnrolOptions& options) {
+  SKERRY_ASSIGN(Profile profile, load_profile(directory));
+  const std::int64_t now_ms = now_of(options);
+  if (!renewal_due(profile, now_ms)) return profile;
+  auto renewed = renew(profile, options);
+  if (renewed.ok() || now_ms > profile.expires_ms) return renewed;
+  return profile;
+}
+
 Result<void> check_identity(const Profile& profile, const EnrolOptions& options) {
   HttpOptions http = http_options(options, profile.ca_pem);
   http.certificate_path = profile.certificate_path();

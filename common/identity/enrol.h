@@ -38,6 +38,11 @@ Result<Profile> join(std::string_view token, const std::string& home, const Enro
 /// FAILED_PRECONDITION beyond the grace or when revoked: ask the operator for a new token.
 Result<Profile> renew(const Profile& profile, const EnrolOptions& options = {});
 
+/// The profile in `directory`, renewed first if that is due: for programs that people start now and then. A renewal that fails
+/// is an error only if the certificate has already expired; otherwise the next start tries again. Errors as load_profile() and
+/// renew().
+Result<Profile> open_profile(const std::string& directory, const EnrolOptions& options = {});
+
 /// What the coordinator sees of this profile's certificate: GET /api/v1/whoami. OK if it is accepted as the profile's role and
 /// name; otherwise UNAUTHENTICATED with the coordinator's reason, or why it could not be asked.
 Result<void> check_identity(const Profile& profile, const EnrolOptions& options = {});

@@ -164,6 +164,20 @@ TEST_CASE("a certificate is renewed within the grace after its end, and not beyo
   CHECK(has(late.error(), "too long ago to be renewed"));
 }
 
+TEST_CASE("opening a profile renews it when due, and a coordinator that is away is an error only after the end") {
+  World world;
+  const Profile first = *join(invite(world), world.directory / "alder", world.enrol_options());
+  CHECK(open_profile(first.directory, world.enrol_options())->thumbprint == first.thumbprint);
+  EnrolOptions away = world.enrol_options();
+  away.send = [](const HttpOptions&, const HttpRequest&) -> Result<HttpResponse> { return unavailable("cannot connect"); };
+  away.now_ms = kNow + 25 * kDay;
+  CHECK(open_profile(first.directory, away)->thumbprint == first.thumbprint);
+  away.now_ms = kNow + 31 * kDay;
+  CHECK(has(open_profile(first.directory, away).error(), "cannot connect"));
+  world.now_ms = kNow + 31 * kDay;
+  CHECK(open_profile(first.directory, world.enrol_options())->expires_ms == kNow + 61 * kDay);
+}
+
 TEST_CASE("a revoked member cannot renew, and learns the reason") {
   World world;
   const Profile profile = *join(invite(world), world.directory / "alder", world.enrol_options());
