@@ -125,7 +125,7 @@ void RunHost::handle(Event event) {
 
 void RunHost::flush(Batch& batch) {
   batch.machine_rows(record_.run_id, machine_.take_changes(now()));
-  const RunView view = machine_.view();
+  const RunStatus view = machine_.status();
   if (view.status != record_.status || view.status_reason != record_.status_reason) {
     record_.status = view.status;
     record_.status_reason = view.status_reason;
