@@ -1,6 +1,6 @@
 #include "client/trainer/engine.h"
 
-#include <cmath>
+#include <algorithm>
 #include <new>
 
 #include <ATen/ATen.h>
@@ -9,6 +9,7 @@
 
 #include "client/trainer/blas.h"
 #include "client/trainer/models.h"
+#include "client/trainer/shard_pool.h"
 
 namespace skerry::trainer {
 namespace {
@@ -34,63 +35,81 @@ Result<T> guarded(const char* doing, const Body& body) {
   }
 }
 
+/// Rows first … first + count − 1 of a batch.
+struct Rows {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
+/// Extra copies of the gradient, one a thread, may take this much; beyond it the threads share each operation instead.
+constexpr std::uint64_t kMaxReplicaBytes = std::uint64_t{1} << 30;
+
+/// Fewer multiplications than this in a batch are done sooner by one thread than handed to two.
+constexpr double kWorthSharing = 4e6;
+
 class TorchEngine final : public Engine {
  public:
-  TorchEngine(const json& model, const ModelLayout& layout, ExampleShape examples, LossKind loss, std::int64_t outputs)
+  TorchEngine(const json& model, const ModelLayout& layout, ExampleShape examples, LossKind loss, std::int64_t outputs,
+              int threads)
       : examples_(std::move(examples)),
         loss_(loss),
         outputs_(outputs),
-        parameters_(at::zeros({static_cast<std::int64_t>(layout.parameters)}, at::kFloat)),
-        gradient_(at::zeros({static_cast<std::int64_t>(layout.parameters)}, at::kFloat)) {
-    const std::vector<std::uint64_t> offsets = fragment_offsets(layout);
-    Tensors tensors;
-    for (const TensorLayout& tensor : layout.tensors) {
-      const std::vector<std::int64_t> shape(tensor.shape.begin(), tensor.shape.end());
-      const auto offset = static_cast<std::int64_t>(offsets[tensor.fragment] + tensor.offset);
-      const auto elements = static_cast<std::int64_t>(tensor.elements);
-      // Detached views: leaves of the graph that share the one buffer; gradients likewise, so that a backward pass adds
-      // into the flat vector.
-      at::Tensor leaf = parameters_.narrow(0, offset, elements).view(shape).detach();
-      leaf.requires_grad_(true);
-      leaf.mutable_grad() = gradient_.narrow(0, offset, elements).view(shape).detach();
-      tensors.emplace(tensor.name, std::move(leaf));
-    }
-    forward_ = make_forward(model, tensors);
+        per_position_(layout.architecture != "linear" && layout.architecture != "mlp"),
+        parameters_(at::zeros({static_cast<std::int64_t>(layout.parameters)}, at::kFloat)) {
+    const std::uint64_t extra = static_cast<std::uint64_t>(threads - 1) * layout.parameters * sizeof(float);
+    const bool replicate = extra <= kMaxReplicaBytes;
+    // Each thread on its own rows beats sharing every small product among them: no waiting for one another inside a
+    // step.
+    at::set_num_threads(replicate ? 1 : threads);
+    use_blas_threads(replicate ? 1 : threads);
+    at::globalContext().setDeterministicAlgorithms(true, true);
+    const int shards = replicate ? threads : 1;
+    for (int i = 0; i < shards; ++i) replicas_.push_back(make_replica(model, layout));
+    pool_ = std::make_unique<ShardPool>(static_cast<std::size_t>(shards), [] { at::set_num_threads(1); });
   }
 
   std::span<float> parameters() override { return span_of(parameters_); }
-  std::span<float> gradient() override { return span_of(gradient_); }
+  std::span<float> gradient() override { return span_of(replicas_[0].gradient); }
 
   Result<double> compute_gradient(const Batch& batch) override {
-    return guarded<double>("training step", [&]() -> Result<double> {
-      gradient_.zero_();
-      const at::Tensor output = forward_(input_of(batch));
-      const at::Tensor loss = loss_ == LossKind::kCrossEntropy ? at::cross_entropy_loss(output, labels_of(batch))
-                                                               : at::mse_loss(output, targets_of(batch, output));
+    const double scale = 1.0 / static_cast<double>(terms_of(batch));
+    std::vector<double> losses(replicas_.size(), 0.0);
+    const std::size_t shards = shards_for(batch);
+    SKERRY_TRY(for_shards("training step", batch, shards, [&](Replica& replica, Rows rows, std::size_t shard) {
+      replica.gradient.zero_();
+      const at::Tensor loss = loss_sum(replica.forward(input_of(batch, rows)), batch, rows) * scale;
       loss.backward();
-      return static_cast<double>(loss.item<float>());
-    });
+      losses[shard] = static_cast<double>(loss.item<float>());
+    }));
+    double loss = 0;
+    for (std::size_t i = 0; i < shards; ++i) {
+      loss += losses[i];
+      if (i > 0) replicas_[0].gradient.add_(replicas_[i].gradient);
+    }
+    return loss;
   }
 
   Result<Measurement> measure(const Batch& batch) override {
-    return guarded<Measurement>("evaluation", [&]() -> Result<Measurement> {
+    std::vector<Measurement> parts(replicas_.size());
+    SKERRY_TRY(for_shards("evaluation", batch, shards_for(batch), [&](Replica& replica, Rows rows, std::size_t shard) {
       const at::NoGradGuard no_gradient;
-      const at::Tensor output = forward_(input_of(batch));
-      Measurement result;
-      result.counted = static_cast<std::uint64_t>(output.size(0));
-      if (loss_ == LossKind::kCrossEntropy) {
-        // Sums of many terms are taken in double: a mean over a whole split must not depend on the batch's size.
-        result.loss_sum =
-            at::cross_entropy_loss(output, labels_of(batch), {}, at::Reduction::None).sum(at::kDouble).item<double>();
-      } else {
-        const at::Tensor targets = targets_of(batch, output);
-        result.loss_sum = at::mse_loss(output, targets, at::Reduction::None).mean(1).sum(at::kDouble).item<double>();
-      }
+      const at::Tensor output = replica.forward(input_of(batch, rows));
+      Measurement& part = parts[shard];
+      part.counted = static_cast<std::uint64_t>(output.size(0));
+      // Summed in double: a mean over a whole split must not depend on the size of the batches.
+      part.loss_sum = losses_of(output, batch, rows).sum(at::kDouble).item<double>();
       if (examples_.classes != 0) {
-        result.correct = static_cast<std::uint64_t>(output.argmax(1).eq(labels_of(batch)).sum().item<std::int64_t>());
+        part.correct =
+            static_cast<std::uint64_t>(output.argmax(1).eq(labels_of(batch, rows)).sum().item<std::int64_t>());
       }
-      return result;
-    });
+    }));
+    Measurement sum;
+    for (const Measurement& part : parts) {
+      sum.loss_sum += part.loss_sum;
+      sum.correct += part.correct;
+      sum.counted += part.counted;
+    }
+    return sum;
   }
 
   Result<std::vector<float>> next_byte_logits(std::string_view window) override {
@@ -99,18 +118,85 @@ class TorchEngine final : public Engine {
       at::Tensor tokens = at::empty({1, static_cast<std::int64_t>(window.size())}, at::kLong);
       std::int64_t* out = tokens.data_ptr<std::int64_t>();
       for (const char c : window) *out++ = static_cast<unsigned char>(c);
-      return values_of(forward_(tokens).select(0, -1).slice(0, 0, 256));
+      return values_of(replicas_[0].forward(tokens).select(0, -1).slice(0, 0, 256));
     });
   }
 
   Result<std::vector<float>> outputs(const Batch& batch) override {
     return guarded<std::vector<float>>("forward pass", [&]() -> Result<std::vector<float>> {
       const at::NoGradGuard no_gradient;
-      return values_of(forward_(input_of(batch)));
+      return values_of(replicas_[0].forward(input_of(batch, {0, static_cast<std::int64_t>(batch.rows)})));
     });
   }
 
  private:
+  /// The model over the one vector of parameters, with a gradient of its own.
+  struct Replica {
+    at::Tensor gradient;
+    Forward forward;
+  };
+
+  Replica make_replica(const json& model, const ModelLayout& layout) const {
+    const std::vector<std::uint64_t> offsets = fragment_offsets(layout);
+    const at::Tensor gradient = at::zeros_like(parameters_);
+    Tensors tensors;
+    for (const TensorLayout& tensor : layout.tensors) {
+      const std::vector<std::int64_t> shape(tensor.shape.begin(), tensor.shape.end());
+      const auto offset = static_cast<std::int64_t>(offsets[tensor.fragment] + tensor.offset);
+      const auto elements = static_cast<std::int64_t>(tensor.elements);
+      // Detached views are leaves of the graph that share the one buffer; their gradients likewise, so that a backward
+      // pass adds into the flat vector.
+      at::Tensor leaf = parameters_.narrow(0, offset, elements).view(shape).detach();
+      leaf.requires_grad_(true);
+      leaf.mutable_grad() = gradient.narrow(0, offset, elements).view(shape).detach();
+      tensors.emplace(tensor.name, std::move(leaf));
+    }
+    return {gradient, make_forward(model, tensors)};
+  }
+
+  // Terms of the loss's mean: examples, predicted bytes, or values.
+  std::uint64_t terms_of(const Batch& batch) const {
+    if (examples_.kind == ExampleShape::Kind::kText) return batch.rows * examples_.input_size;
+    return loss_ == LossKind::kMse ? batch.rows * static_cast<std::uint64_t>(outputs_) : batch.rows;
+  }
+
+  std::size_t shards_for(const Batch& batch) const {
+    // A parameter of a text model or a convolution is used once for every position.
+    const double uses = per_position_ ? static_cast<double>(examples_.input_size) : 1.0;
+    if (static_cast<double>(batch.rows) * uses * static_cast<double>(parameters_.numel()) < kWorthSharing) return 1;
+    return std::min(replicas_.size(), batch.rows);
+  }
+
+  template <typename Part>
+  Result<void> for_shards(const char* doing, const Batch& batch, std::size_t shards, const Part& part) {
+    std::vector<Result<void>> results(shards);
+    pool_->run(shards, [&](std::size_t shard) {
+      const Rows rows{static_cast<std::int64_t>(batch.rows * shard / shards),
+                      static_cast<std::int64_t>(batch.rows * (shard + 1) / shards - batch.rows * shard / shards)};
+      results[shard] = guarded<void>(doing, [&]() -> Result<void> {
+        part(replicas_[shard], rows, shard);
+        return {};
+      });
+    });
+    for (Result<void>& result : results) SKERRY_TRY(std::move(result));
+    return {};
+  }
+
+  at::Tensor loss_sum(const at::Tensor& output, const Batch& batch, Rows rows) const {
+    if (loss_ == LossKind::kCrossEntropy) {
+      return at::cross_entropy_loss(output, labels_of(batch, rows), {}, at::Reduction::Sum);
+    }
+    return at::mse_loss(output, targets_of(batch, rows), at::Reduction::Sum);
+  }
+
+  // One loss for each example (text: predicted byte).
+  at::Tensor losses_of(const at::Tensor& output, const Batch& batch, Rows rows) const {
+    if (loss_ == LossKind::kCrossEntropy) {
+      return at::cross_entropy_loss(output, labels_of(batch, rows), {}, at::Reduction::None);
+    }
+    return at::mse_loss(output, targets_of(batch, rows), at::Reduction::None).mean(1);
+  }
+
   static std::span<float> span_of(at::Tensor& tensor) {
     return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
   }
@@ -122,41 +208,44 @@ class TorchEngine final : public Engine {
   }
 
   // Views of the batch's memory, which outlives every use.
-  static at::Tensor floats(const std::vector<float>& values, at::IntArrayRef shape) {
-    return at::from_blob(const_cast<float*>(values.data()), shape, at::kFloat);
+  static at::Tensor floats(const std::vector<float>& values, std::int64_t first, at::IntArrayRef shape) {
+    return at::from_blob(const_cast<float*>(values.data()) + first, shape, at::kFloat);
   }
-  static at::Tensor longs(const std::vector<std::int64_t>& values, at::IntArrayRef shape) {
-    return at::from_blob(const_cast<std::int64_t*>(values.data()), shape, at::kLong);
+  static at::Tensor longs(const std::vector<std::int64_t>& values, std::int64_t first, at::IntArrayRef shape) {
+    return at::from_blob(const_cast<std::int64_t*>(values.data()) + first, shape, at::kLong);
   }
 
-  at::Tensor input_of(const Batch& batch) const {
-    const auto rows = static_cast<std::int64_t>(batch.rows);
+  at::Tensor input_of(const Batch& batch, Rows rows) const {
     const auto size = static_cast<std::int64_t>(examples_.input_size);
-    if (examples_.kind == ExampleShape::Kind::kText) return longs(batch.tokens, {rows, size + 1}).slice(1, 0, size);
-    if (examples_.kind == ExampleShape::Kind::kTable) return floats(batch.inputs, {rows, size});
+    if (examples_.kind == ExampleShape::Kind::kText) {
+      return longs(batch.tokens, rows.first * (size + 1), {rows.count, size + 1}).slice(1, 0, size);
+    }
+    const std::int64_t first = rows.first * size;
+    if (examples_.kind == ExampleShape::Kind::kTable) return floats(batch.inputs, first, {rows.count, size});
     const auto& s = examples_.shape;
-    return floats(batch.inputs, {rows, static_cast<std::int64_t>(s[0]), static_cast<std::int64_t>(s[1]),
-                                 static_cast<std::int64_t>(s[2])});
+    return floats(batch.inputs, first,
+                  {rows.count, static_cast<std::int64_t>(s[0]), static_cast<std::int64_t>(s[1]),
+                   static_cast<std::int64_t>(s[2])});
   }
 
-  at::Tensor labels_of(const Batch& batch) const {
-    const auto rows = static_cast<std::int64_t>(batch.rows);
-    if (examples_.kind != ExampleShape::Kind::kText) return longs(batch.labels, {rows});
+  at::Tensor labels_of(const Batch& batch, Rows rows) const {
+    if (examples_.kind != ExampleShape::Kind::kText) return longs(batch.labels, rows.first, {rows.count});
     const auto size = static_cast<std::int64_t>(examples_.input_size);
-    return longs(batch.tokens, {rows, size + 1}).slice(1, 1).reshape({-1});
+    return longs(batch.tokens, rows.first * (size + 1), {rows.count, size + 1}).slice(1, 1).reshape({-1});
   }
 
-  at::Tensor targets_of(const Batch& batch, const at::Tensor& output) const {
-    if (examples_.classes == 0) return floats(batch.targets, {static_cast<std::int64_t>(batch.rows), 1});
-    return at::one_hot(labels_of(batch), outputs_).to(output.scalar_type());
+  at::Tensor targets_of(const Batch& batch, Rows rows) const {
+    if (examples_.classes == 0) return floats(batch.targets, rows.first, {rows.count, 1});
+    return at::one_hot(labels_of(batch, rows), outputs_).to(at::kFloat);
   }
 
   ExampleShape examples_;
   LossKind loss_;
   std::int64_t outputs_;
+  bool per_position_;  // a text model or convolutions, not one product for each example
   at::Tensor parameters_;
-  at::Tensor gradient_;
-  Forward forward_;
+  std::vector<Replica> replicas_;  // one a thread; the first one's gradient is the whole batch's in the end
+  std::unique_ptr<ShardPool> pool_;
 };
 
 std::string shape_text(const std::vector<std::uint64_t>& shape) {
@@ -208,14 +297,8 @@ std::vector<std::uint64_t> fragment_offsets(const ModelLayout& layout) {
   return offsets;
 }
 
-void Engine::use_threads(int threads) {
-  at::set_num_threads(threads);
-  use_blas_threads(threads);
-  at::globalContext().setDeterministicAlgorithms(true, true);
-}
-
 Result<std::unique_ptr<Engine>> Engine::make(std::string_view model, const ModelLayout& layout,
-                                             const ExampleShape& examples, std::optional<LossKind> loss) {
+                                             const ExampleShape& examples, std::optional<LossKind> loss, int threads) {
   const json section = json::parse(model.begin(), model.end(), nullptr, false);
   SKERRY_ASSIGN(const json resolved, resolve_model(section));
   SKERRY_ASSIGN(const std::uint64_t outputs, check_fit(resolved, examples));
@@ -235,7 +318,7 @@ Result<std::unique_ptr<Engine>> Engine::make(std::string_view model, const Model
   }
   return guarded<std::unique_ptr<Engine>>("making the model", [&]() -> Result<std::unique_ptr<Engine>> {
     return std::unique_ptr<Engine>(
-        std::make_unique<TorchEngine>(resolved, layout, examples, chosen, static_cast<std::int64_t>(outputs)));
+        std::make_unique<TorchEngine>(resolved, layout, examples, chosen, static_cast<std::int64_t>(outputs), threads));
   });
 }
 

@@ -27,12 +27,11 @@ struct Measurement {
 class Engine {
  public:
   /// `model` is a model section (resolved or not), `layout` its layout; `loss` nothing: the model's own
-  /// (docs/model-layout.md). INVALID_ARGUMENT where the section is wrong or the examples do not fit the model.
+  /// (docs/model-layout.md). Up to `threads` threads work on a batch, each on some of its rows; every result depends on
+  /// their number, and on nothing else. INVALID_ARGUMENT where the section is wrong or the examples do not fit the
+  /// model.
   static Result<std::unique_ptr<Engine>> make(std::string_view model, const ModelLayout& layout,
-                                              const ExampleShape& examples, std::optional<LossKind> loss);
-
-  /// Threads for LibTorch and its BLAS, for the whole process; every result depends on their number.
-  static void use_threads(int threads);
+                                              const ExampleShape& examples, std::optional<LossKind> loss, int threads);
 
   virtual ~Engine() = default;
 

@@ -64,9 +64,8 @@ Result<std::string> generate_offline(const std::vector<std::string_view>& argume
                                      ", only a transformer generates text"));
   }
   const auto context = model.at("context").get<std::uint64_t>();
-  Engine::use_threads(threads);
-  SKERRY_ASSIGN(const auto engine,
-                Engine::make(section, layout, {ExampleShape::Kind::kText, {context}, context, 256}, std::nullopt));
+  SKERRY_ASSIGN(const auto engine, Engine::make(section, layout, {ExampleShape::Kind::kText, {context}, context, 256},
+                                                std::nullopt, threads));
   const std::vector<std::uint64_t> offsets = fragment_offsets(layout);
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
     const std::string& fragment = layout.fragments[i].name;

@@ -101,9 +101,8 @@ Result<void> Session::handle_open(OpenRequest request) {
   SKERRY_ASSIGN(open->training, parse_training(open->request.training));
   SKERRY_TRY(make_directories(open->request.state_dir));
   SKERRY_ASSIGN(open->data, DataSet::open(open->request.data, context_of(model)));
-  Engine::use_threads(open->request.threads);
-  SKERRY_ASSIGN(open->engine,
-                Engine::make(open->request.model, open->layout, open->data->shape(), open->training.loss));
+  SKERRY_ASSIGN(open->engine, Engine::make(open->request.model, open->layout, open->data->shape(), open->training.loss,
+                                           open->request.threads));
   SKERRY_ASSIGN(TrainerState state,
                 TrainerState::make(*open->engine, open->layout, open->training, open->request.seed));
   open->state = std::move(state);
