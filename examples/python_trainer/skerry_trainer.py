@@ -1,0 +1,388 @@
+"""What a trainer in Python needs: the protocol's loop, safetensors files, data sets, flat vectors. NumPy only.
+
+A trainer is a class derived from Trainer:
+
+    class Mine(Trainer):
+        name, architectures, kinds = "mine", ["linear"], ["csv"]
+        def open(self):               # self.model, self.training, self.data, self.threads, self.seed are set
+            ...                       # read the data; return {"train": examples, "holdout": examples}
+        def initial(self, seed):      # {fragment: {tensor: array}} of an untouched model
+        def train(self, task):        # for step in task.steps(): ...; return {"examples": n, "tokens": 0, "metrics": {...}}
+        def evaluate(self, task):     # return {"examples": n, "tokens": 0, "metrics": {"loss": ...}}
+    run(Mine())
+
+self.tensors[fragment][tensor] are the current arrays: read files replace them before train and evaluate are called,
+and afterwards the helper writes the fragments that the daemon asked for. docs/trainer-protocol.md has the contract.
+"""
+
+import copy
+import glob
+import gzip
+import json
+import os
+import pickle
+import queue
+import struct
+import sys
+import threading
+import time
+
+import numpy as np
+
+__all__ = ["Trainer", "TrainerError", "run", "load", "save", "flatten", "unflatten", "read_images", "read_table", "split"]
+
+
+class TrainerError(Exception):
+    """An error for the daemon: a code from gRPC's list and a sentence."""
+
+    def __init__(self, message, code="INVALID_ARGUMENT", fatal=False):
+        super().__init__(message)
+        self.code, self.fatal = code, fatal
+
+
+class Cancelled(Exception):
+    """The daemon cancelled the task."""
+
+
+# ---- safetensors: eight bytes of length, JSON, then the tensors' bytes ----
+
+def load(path):
+    """{name: float32 array} of a safetensors file, in the file's order."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise TrainerError(f"{path}: {error.strerror}", "NOT_FOUND") from error
+    try:
+        begin = 8 + struct.unpack("<Q", raw[:8])[0]
+        header = json.loads(raw[8:begin])
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            if entry["dtype"] != "F32":
+                raise TrainerError(f'{path}: tensor "{name}" is {entry["dtype"]}, must be F32')
+            first, last = entry["data_offsets"]
+            if not 0 <= first <= last <= len(raw) - begin:
+                raise TrainerError(f'{path}: tensor "{name}" lies outside of the file')
+            values = np.frombuffer(raw[begin + first:begin + last], dtype="<f4")
+            tensors[name] = values.reshape(entry["shape"]).astype(np.float32)
+        return tensors
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainerError(f"{path}: not a safetensors file ({error})") from error
+
+
+def save(path, tensors):
+    """Writes {name: array} as f32, complete before it appears under its name; the data starts at a multiple of 64 bytes."""
+    header, offset, parts = {}, 0, []
+    for name, array in tensors.items():
+        part = np.ascontiguousarray(array, dtype="<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(np.shape(array)), "data_offsets": [offset, offset + len(part)]}
+        offset += len(part)
+        parts.append(part)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    _replace(path, struct.pack("<Q", len(text)) + text + b"".join(parts))
+
+
+def _replace(path, content):
+    with open(path + ".new", "wb") as file:
+        file.write(content)
+    os.replace(path + ".new", path)
+
+
+def flatten(tensors):
+    """One float32 vector of all tensors, in order."""
+    return np.concatenate([np.ravel(array) for array in tensors.values()]).astype(np.float32)
+
+
+def unflatten(vector, like):
+    """The vector cut into tensors of the names and shapes of `like`."""
+    tensors, at = {}, 0
+    for name, array in like.items():
+        tensors[name] = np.asarray(vector[at:at + array.size], dtype=np.float32).reshape(array.shape)
+        at += array.size
+    return tensors
+
+
+# ---- data sets ----
+
+def split(data, count, name):
+    """The range of examples that a split of the `open` line's data section takes out of `count`."""
+    splits = data.get("splits") or {"train": {"from": 0.0, "to": 1.0}}
+    if name not in splits:
+        raise TrainerError(f'data has no split "{name}", it has {", ".join(splits)}', "NOT_FOUND")
+    bounds = [int(splits[name].get(key, default) * count + 1e-6) for key, default in (("from", 0.0), ("to", 1.0))]
+    return range(bounds[0], bounds[1])
+
+
+def _chosen(data, count):
+    if "indices" not in data:
+        return np.arange(count)
+    with open(data["indices"], encoding="ascii") as file:
+        rows = np.array([int(line) for line in file if line.strip()], dtype=np.int64)
+    if rows.size and not (0 <= rows.min() and rows.max() < count):
+        raise TrainerError(f'{data["indices"]}: a row is not below {count}')
+    return rows
+
+
+def _idx(path):
+    with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+        raw = file.read()
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise TrainerError(f"{path}: not an IDX file of unsigned bytes")
+    shape = struct.unpack(f">{raw[3]}I", raw[4:4 + 4 * raw[3]])
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def read_images(data):
+    """(images as float32 [examples, values] in [0, 1], labels as int64) of an `idx` data section."""
+    images, labels = [], []
+    for path in sorted(glob.glob(os.path.join(data["path"], "*-images-idx3-ubyte*"))):
+        pixels = _idx(path)
+        images.append(pixels.reshape(len(pixels), -1))
+        labels.append(_idx(path.replace("-images-idx3-", "-labels-idx1-")))
+    if not images:
+        raise TrainerError(f'{data["path"]}: no *-images-idx3-ubyte[.gz] there')
+    rows = _chosen(data, sum(map(len, images)))
+    return (np.concatenate(images)[rows] / np.float32(255)).astype(np.float32), np.concatenate(labels)[rows].astype(np.int64)
+
+
+def read_table(data):
+    """(features as float32 [rows, features], labels: int64, or float32 where classes is 0) of a `csv` data section."""
+    import csv
+    schema = data["schema"]
+    with open(data["path"], newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    try:
+        columns = [rows[0].index(name) for name in schema["features"]]
+        label = rows[0].index(schema["label"])
+        values = np.array([[row[column] for column in columns] for row in rows[1:]], dtype=np.float32)
+        labels = np.array([row[label] for row in rows[1:]], dtype=np.float32)
+    except (ValueError, IndexError) as error:
+        raise TrainerError(f'{data["path"]}: {error}') from error
+    if not (np.isfinite(values).all() and np.isfinite(labels).all()):
+        raise TrainerError(f'{data["path"]}: holds a value that is not finite')
+    chosen = _chosen(data, len(values))
+    return values[chosen], labels[chosen].astype(np.int64) if schema.get("classes") else labels[chosen]
+
+
+# ---- the protocol ----
+
+class Task:
+    """One task: the members of its line as attributes (task.seed, task.split, …) and the steps to take."""
+
+    def __init__(self, trainer, line):
+        self.__dict__.update(line)
+        self.line, self._trainer = line, trainer
+        self.loss = 0.0  # set it for progress lines
+
+    def __getattr__(self, name):  # a member that the line does not have
+        return None
+
+    def steps(self, total=None):
+        """0, 1, …: looks for the daemon's lines before each step, and reports progress after it."""
+        total = total or self.line["steps"]
+        reported = time.monotonic()
+        for step in range(total):
+            self._trainer._look(self.task)
+            yield step
+            self._trainer.step += 1
+            if self.progress_ms and (time.monotonic() - reported) * 1000 >= self.progress_ms:
+                reported = time.monotonic()
+                say(type="progress", task=self.task, step=step + 1, of=total, loss=float(self.loss))
+
+    def learning_rate(self, step):
+        """Of this task's step, by the training section's schedule."""
+        training, at = self._trainer.training, step + int(self.first_step or 0)
+        peak, warmup = training["learning_rate"], training.get("warmup_steps", 0)
+        if at < warmup:
+            return peak * (at + 1) / warmup
+        kind, length, low = training.get("schedule", "constant"), training.get("schedule_steps", 0), training.get("final_fraction", 0)
+        if kind == "constant":
+            return peak
+        gone = 1.0 if at >= length else (at - warmup) / (length - warmup)
+        return peak * (low + (1 - low) * (1 - gone if kind == "linear" else 0.5 * (1 + np.cos(np.pi * gone))))
+
+    def batches(self, examples):
+        """(step, example numbers) of the whole task: `steps` batches, or `epochs` passes; the seed decides the order."""
+        size = self._trainer.training.get("batch", 32)
+        wanted = self.line.get("steps") and self.line["steps"] * size or max(1, round(self.line["epochs"] * examples))
+        generator = np.random.Generator(np.random.Philox(self.seed or 0))
+        passes = -(-wanted // examples)
+        order = np.concatenate([generator.permutation(examples) for _ in range(passes)])[:wanted]
+        for step in self.steps(-(-wanted // size)):
+            yield step, order[step * size:(step + 1) * size]
+
+
+class Trainer:
+    """Derive from it; see the module's text. `state` (a dict of anything that pickles) is kept between tasks, put into the
+    checkpoint, and put back if a task is cancelled: the optimizer's memory belongs there."""
+
+    name, version = "python-trainer", "0.1.0"
+    architectures, kinds, warnings = [], [], []
+
+    def __init__(self):
+        self.tensors, self.state, self.step = {}, {}, 0
+        self._opened, self._checkpoints = False, []
+
+    def open(self):
+        raise NotImplementedError
+
+    def initial(self, seed):
+        raise TrainerError("this trainer makes no initial tensors", "UNIMPLEMENTED")
+
+    def train(self, task):
+        raise NotImplementedError
+
+    def evaluate(self, task):
+        raise NotImplementedError
+
+    def generate(self, task):
+        raise TrainerError("this trainer generates no text", "UNIMPLEMENTED")
+
+    # What follows is the helper's own.
+
+    def _open(self, line):
+        if self._opened:
+            raise TrainerError("a run is open already", "FAILED_PRECONDITION")
+        self.line = line
+        self.work_dir, self.state_dir = line["work_dir"], line["state_dir"]
+        self.model, self.training, self.data = line["model"], line["training"], line["data"]
+        self.threads, self.seed = line.get("threads", 1), line.get("seed", 0)
+        os.makedirs(self.state_dir, exist_ok=True)
+        examples = self.open()
+        try:
+            with open(self._state_path(), "rb") as file:
+                self.tensors, self.state, self.step = pickle.load(file)
+        except FileNotFoundError:
+            pass
+        self._opened = True
+        say(type="opened", examples=examples, resumed_step=self.step)
+
+    def _state_path(self):
+        return os.path.join(self.state_dir, "python-trainer.state")
+
+    def _checkpoint(self):
+        _replace(self._state_path(), pickle.dumps((self.tensors, self.state, self.step)))
+
+    def _read(self, line):
+        for fragment, source in line.get("read", {}).items():
+            self.tensors[fragment] = load(source["path"])
+
+    def _look(self, task):
+        """Handles what came while a task runs."""
+        while True:
+            try:
+                line = _lines.get_nowait()
+            except queue.Empty:
+                return
+            kind = line.get("type")
+            if kind == "cancel" and line.get("task") == task:
+                raise Cancelled
+            if kind == "checkpoint":
+                self._checkpoints.append(True)  # written at the task's end: the state between two tasks is what can resume
+            elif kind == "close":
+                os._exit(0)
+            elif kind != "cancel":
+                say(type="error", code="FAILED_PRECONDITION", message=f"{kind}: not while task {task} runs", fatal=False)
+
+    def _task(self, line):
+        kind, task = line["type"], Task(self, line)
+        if not self._opened:
+            raise TrainerError("no run is open; send an open line first", "FAILED_PRECONDITION")
+        if kind == "train" and (line.get("emit") or line.get("merge")):
+            raise TrainerError("this trainer cannot emit or merge fragments inside a task", "UNIMPLEMENTED")
+        before = copy.deepcopy((self.tensors, self.state, self.step))
+        try:
+            if kind == "initialise":
+                for fragment, tensors in self.initial(line.get("seed", 0)).items():
+                    if fragment in line["write"]:
+                        save(line["write"][fragment], tensors)
+                say(type="done", task=task.task)
+                return
+            self._read(line)
+            if kind == "generate":
+                say(type="done", task=task.task, text=self.generate(task))
+                self.tensors, self.state, self.step = before
+                return
+            if kind == "evaluate":
+                result = self.evaluate(task)
+                self.tensors, self.state, self.step = before
+                say(type="done", task=task.task, **result)
+                return
+            if self.training.get("optimizer_state") == "reset":
+                self.state = {}
+            result = self.train(task)
+            for fragment, path in line.get("write", {}).items():
+                if not all(np.isfinite(array).all() for array in self.tensors[fragment].values()):
+                    raise TrainerError(f'fragment "{fragment}" holds a value that is not finite', "FAILED_PRECONDITION")
+                save(path, self.tensors[fragment])
+            if line.get("checkpoint", True):
+                self._checkpoint()
+            say(type="done", task=task.task, steps=self.step - before[2], **result)
+        except BaseException:
+            self.tensors, self.state, self.step = before
+            raise
+
+    def _handle(self, line):
+        kind = line.get("type")
+        try:
+            if kind == "open":
+                self._open(line)
+            elif kind in ("train", "evaluate", "generate", "initialise"):
+                self._task(line)
+            elif kind == "checkpoint":
+                self._checkpoints.append(True)
+            elif kind not in ("cancel", "merge"):
+                raise TrainerError(f'type "{kind}" is not known')
+        except Cancelled:
+            say(type="cancelled", task=line["task"])
+        except Exception as error:  # every fault is an answer; only a failed open ends the trainer
+            code = getattr(error, "code", "INTERNAL")
+            message = str(error) if isinstance(error, TrainerError) else f"{type(error).__name__}: {error}"
+            fatal = kind == "open" and not self._opened
+            say(type="error", code=code if isinstance(code, str) else "INTERNAL", message=message, fatal=fatal,
+                **({"task": line["task"]} if "task" in line else {}))
+            if fatal:
+                sys.exit(1)
+        while self._checkpoints:
+            self._checkpoints.pop()
+            self._checkpoint()
+            say(type="checkpointed", step=self.step)
+
+
+_lines = queue.Queue()
+
+
+def say(**members):
+    """One line to the daemon."""
+    _out.write(json.dumps(members) + "\n")
+    _out.flush()
+
+
+_out = sys.stdout
+
+
+def _listen():
+    for text in sys.stdin:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            say(type="error", code="INVALID_ARGUMENT", message="the line is not a JSON object", fatal=False)
+            continue
+        _lines.put(line)
+    os._exit(0)  # the end of stdin: nobody is there any more
+
+
+def run(trainer):
+    """Speaks the protocol until `close` or the end of stdin."""
+    say(type="hello", protocol=1, trainer=trainer.name, version=trainer.version, architectures=trainer.architectures,
+        kinds=trainer.kinds, warnings=trainer.warnings)
+    threading.Thread(target=_listen, daemon=True).start()
+    while True:
+        line = _lines.get()
+        if line.get("type") == "close":
+            sys.exit(0)
+        trainer._handle(line)
