@@ -409,6 +409,7 @@ const float* CohortWalk::base_values(std::uint64_t first, std::size_t count, flo
 }
 
 void CohortWalk::drop(std::uint64_t first, std::uint64_t count) const {
+  if (!drops()) return;
   for (const UpdateReader& update : updates_) update.drop(first, count);
   base_->drop(job_->data_offset + 4 * first, 4 * count);
 }

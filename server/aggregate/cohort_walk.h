@@ -20,6 +20,10 @@ namespace skerry::server {
 /// Values of a block of a linear rule: with its rows' and the outer step's spans it stays in a core's second-level cache.
 inline constexpr std::size_t kBlockElements = 16384;
 
+/// Up to this many bytes of inputs stay mapped until the end: that costs less than to drop them on the way. They are pages of
+/// files, which the kernel takes back when it needs memory.
+inline constexpr std::uint64_t kKeepMappedBytes = std::uint64_t{2} << 30;
+
 /// Keeps the first error of a parallel loop: that of the lowest index that was run.
 class FirstError {
  public:
@@ -76,8 +80,9 @@ class CohortWalk {
   /// By the walks of this object.
   std::uint64_t bytes_read() const { return bytes_read_; }
 
-  /// Pages behind the walk are done with.
+  /// Pages behind the walk are done with. Kept until the end where the job is small (kKeepMappedBytes).
   void drop(std::uint64_t first, std::uint64_t count) const;
+  bool drops() const { return update_bytes_ > kKeepMappedBytes; }
 
   /// DATA_LOSS if an input could not be read.
   Result<void> check_inputs() const;

@@ -223,7 +223,7 @@ Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
     cohort_.drop(first, last - first);
     for (std::size_t v = 0; v < vectors(); ++v) {
       const std::uint64_t at = outer_state_vector_offset(state_header_, v) + 4 * begin;
-      if (old_state_) old_state_->drop(at, 4 * (end - begin));
+      if (old_state_ && cohort_.drops()) old_state_->drop(at, 4 * (end - begin));
       state_.start_writeback(at, 4 * (end - begin));
     }
   }

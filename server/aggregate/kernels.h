@@ -14,8 +14,8 @@ enum class RowKind : std::uint8_t {
   kBf16,  ///< the upper half of a float
 };
 
-/// At most this many rows in one call of add_rows: as many streams as hardware prefetchers follow.
-inline constexpr std::size_t kRowsAtOnce = 8;
+/// At most this many rows in one call of add_rows; sums of more go through memory between calls.
+inline constexpr std::size_t kRowsAtOnce = 16;
 
 /// sum[i] += coefficient_0 · row_0[i] + coefficient_1 · row_1[i] + …, in float64, one row after the other.
 ///
