@@ -13,6 +13,7 @@ constexpr std::uint64_t kReannounceWithinMs = 60'000;  // a run that is not anno
 constexpr std::uint64_t kTrainerBackoffBaseMs = 1'000;
 constexpr std::uint64_t kTrainerBackoffCapMs = 60'000;
 constexpr std::uint64_t kRefusedBaseMs = 5'000;
+constexpr std::uint64_t kGreetingMs = 30'000;  // until the welcome
 
 Error error_of(Code code, std::string message, bool retryable = false) { return {code, std::move(message), retryable}; }
 
@@ -167,6 +168,7 @@ void ClientMachine::on_message(const v1::Welcome& welcome) {
   next_heartbeat_ = now_ + heartbeat_ms_ / 2;
   note(Note::Level::kInfo, "connected to " + coordinator_);
   for (auto& [id, run] : runs_) run.stale_at = now_ + kReannounceWithinMs;
+  if (!may_work()) say_availability();  // what changed while the welcome was under way
   while (!unsent_failures_.empty()) {
     v1::FromNode message;
     *message.mutable_failure() = std::move(unsent_failures_.front());
@@ -194,15 +196,16 @@ void ClientMachine::on_message(const v1::Goodbye& goodbye) {
 }
 
 void ClientMachine::watch_session() {
-  if ((session_ != Session::kOpen && session_ != Session::kGreeting) || heartbeat_ms_ == 0) return;
-  if (session_ == Session::kOpen && now_ >= next_heartbeat_) {
+  const bool open = session_ == Session::kOpen;
+  if (!(open && heartbeat_ms_ > 0) && session_ != Session::kGreeting) return;
+  if (open && now_ >= next_heartbeat_) {
     v1::FromNode message;
     message.mutable_heartbeat()->set_token(++heartbeat_token_);
     message.mutable_heartbeat()->set_paused(!may_work());
     send(std::move(message));
     next_heartbeat_ = now_ + heartbeat_ms_ / 2;
   }
-  if (now_ - last_heard_ >= 3 * heartbeat_ms_) {
+  if (now_ - last_heard_ >= (open ? 3 * heartbeat_ms_ : kGreetingMs)) {
     const std::string reason = "the coordinator was silent for " + std::to_string(now_ - last_heard_) + " ms";
     out_.emplace_back(CloseSession{reason});
     disconnected(unavailable(reason));
@@ -210,7 +213,11 @@ void ClientMachine::watch_session() {
 }
 
 void ClientMachine::say_availability() {
-  if (session_ == Session::kOpen) next_heartbeat_ = now_;
+  if (session_ != Session::kOpen) return;
+  v1::FromNode message;
+  message.mutable_heartbeat()->set_token(++heartbeat_token_);
+  message.mutable_heartbeat()->set_paused(!may_work());
+  send(std::move(message));
 }
 
 // ---- consent ----
@@ -755,10 +762,11 @@ void ClientMachine::set_alarm() {
   const auto consider = [&next](Instant at) {
     if (at != 0 && (next == 0 || at < next)) next = at;
   };
-  if ((session_ == Session::kOpen || session_ == Session::kGreeting) && heartbeat_ms_ > 0) {
-    if (session_ == Session::kOpen) consider(next_heartbeat_);
+  if (session_ == Session::kOpen && heartbeat_ms_ > 0) {
+    consider(next_heartbeat_);
     consider(last_heard_ + 3 * heartbeat_ms_);
   }
+  if (session_ == Session::kGreeting) consider(last_heard_ + kGreetingMs);
   for (const auto& [id, run] : runs_) {
     if (session_ == Session::kOpen) consider(run.stale_at);
     if (!run.tasks.empty() && run.trainer == Trainer::kNone && now_ < run.not_before) consider(run.not_before);

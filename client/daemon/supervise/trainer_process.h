@@ -92,7 +92,7 @@ struct ReadPath {
   std::uint64_t version = 0;
 };
 std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath>& read, const std::map<std::string, std::string>& write,
-                      std::uint64_t progress_ms);
+                      std::uint64_t progress_ms, bool checkpoint);
 
 /// The `cancel` line.
 std::string cancel_line(std::string_view task_id);

@@ -54,18 +54,41 @@ Result<std::string> id_of_file(const std::string& path) {
 Result<FragmentCache> FragmentCache::open(std::string directory, ModelLayout layout) {
   SKERRY_TRY(make_directories(directory));
   FragmentCache cache(std::move(directory), std::move(layout));
-  SKERRY_ASSIGN(const auto names, list_directory(cache.directory_));
+  SKERRY_TRY(cache.scan(true));
+  return cache;
+}
+
+Result<FragmentCache> FragmentCache::look(std::string directory, ModelLayout layout) {
+  FragmentCache cache(std::move(directory), std::move(layout));
+  SKERRY_TRY(cache.scan(false));
+  return cache;
+}
+
+Result<void> FragmentCache::scan(bool tidy) {
+  SKERRY_ASSIGN(const auto names, list_directory(directory_));
   for (const auto& found : names) {
-    const std::string path = join_path(cache.directory_, found.name);
+    const std::string path = join_path(directory_, found.name);
     auto entry = parse_name(found.name);
-    if (!entry || cache.layout_.find_fragment(entry->fragment) == nullptr) {
-      if (!found.name.ends_with(".part")) (void)remove_file(path);  // a download that broke off goes on later
+    if (!entry || layout_.find_fragment(entry->fragment) == nullptr) {
+      if (tidy && !found.name.ends_with(".part")) (void)remove_file(path);  // a download that broke off goes on later
       continue;
     }
     entry->path = path;
-    cache.entries_.push_back(std::move(*entry));
+    entries_.push_back(std::move(*entry));
   }
-  return cache;
+  return {};
+}
+
+Result<void> FragmentCache::verify(std::string_view fragment, std::uint64_t version) {
+  for (auto& entry : entries_) {
+    if (entry.fragment != fragment || entry.version != version || entry.verified) continue;
+    SKERRY_ASSIGN(const std::string id, id_of_file(entry.path));
+    if (id != entry.content_id) return data_loss(entry.path + " is damaged: its content is not what its name says");
+    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(entry.path, layout_, entry.fragment));
+    entry.file = std::make_unique<FragmentFile>(std::move(file));
+    entry.verified = true;
+  }
+  return {};
 }
 
 FragmentCache::Entry* FragmentCache::lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id) {
@@ -99,14 +122,7 @@ Result<void> FragmentCache::bring(const v1::FragmentVersion& wanted, const Downl
 
   if (Entry* known = lookup(wanted.fragment(), wanted.version(), wanted.whole().content_id()); known != nullptr) {
     if (known->verified) return {};
-    auto id = id_of_file(known->path);
-    if (id.ok() && *id == known->content_id) {
-      auto file = FragmentFile::open(known->path, layout_, known->fragment);
-      if (!file.ok()) return std::move(file).error();
-      known->file = std::make_unique<FragmentFile>(*std::move(file));
-      known->verified = true;
-      return {};
-    }
+    if (verify(wanted.fragment(), wanted.version()).ok() && known->verified) return {};
     (void)remove_file(known->path);
     entries_.erase(entries_.begin() + (known - entries_.data()));
   }

@@ -31,8 +31,14 @@ class FragmentCache {
     std::unique_ptr<FragmentFile> file;  ///< open where verified
   };
 
-  /// Takes over what an earlier life left in `directory`, which is made if need be.
+  /// Takes over what an earlier life left in `directory`, which is made if need be; what is no fragment of this layout is
+  /// removed.
   static Result<FragmentCache> open(std::string directory, ModelLayout layout);
+  /// Looks at a directory that another process may be using; changes nothing.
+  static Result<FragmentCache> look(std::string directory, ModelLayout layout);
+
+  /// Compares an entry of an earlier life with its name. DATA_LOSS where they differ.
+  Result<void> verify(std::string_view fragment, std::uint64_t version);
 
   /// Makes sure that this version is here: from an earlier life, from inline bytes, by adding the step to the version
   /// before, or by fetching the whole. A step that does not give exactly the named whole is not used.
@@ -53,6 +59,7 @@ class FragmentCache {
  private:
   FragmentCache(std::string directory, ModelLayout layout) : directory_(std::move(directory)), layout_(std::move(layout)) {}
 
+  Result<void> scan(bool tidy);
   Entry* lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id);
   Result<void> admit(Entry entry);
   Result<void> write_inline(const v1::FragmentVersion& wanted, const std::string& path) const;
