@@ -20,12 +20,14 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "common/crypto/x509.h"
 #include "common/os/clock.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
 #include "server/coordinator/control_service.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/fleet_service.h"
+#include "server/identity/ca_commands.h"
 #include "server/identity/certificate_authority.h"
 #include "server/identity/members.h"
 #include "server/identity/ticket.h"
@@ -37,6 +39,7 @@ namespace {
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
+constexpr std::uint64_t kMaxCertificateBytes = 64 * 1024;
 constexpr std::chrono::milliseconds kDrain{5000};
 
 int fail(const Error& error) {
@@ -120,6 +123,11 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   options.ticket_key = std::move(ticket_key);
   options.heartbeat_ms = config.heartbeat_ms;
   options.threads = config.threads;
+  options.certificate_expires_ms = [home]() -> std::int64_t {
+    const auto pem = read_file(join_path(home, "server.crt"), kMaxCertificateBytes);
+    const auto chain = pem.ok() ? parse_chain(*pem) : Result<std::vector<Certificate>>(pem.error());
+    return chain.ok() && !chain->empty() ? chain->front().not_after_ms() : 0;
+  };
   Coordinator coordinator(options, {clock, random, store, *cargo, members, authenticator, metrics});
   coordinator.on_fatal([](const Error&) { std::raise(SIGABRT); });
 
@@ -200,6 +208,9 @@ int main_of(int argc, char** argv) {
   run_command->add_option("--ready-file", running.ready_file, "Write the port's number here once it is open");
   run_command->add_flag("--measure", running.measure, "Offer /api/v1/measure to members, for benchmarks");
 
+  CaAction ca_action;
+  add_ca_commands(app, ca_action);
+
   CLI::App* verify_command = app.add_subcommand("verify", "Check everything that is stored, while the coordinator is stopped");
   verify_command->add_option("--home", home, "The coordinator's directory");
 
@@ -224,6 +235,7 @@ int main_of(int argc, char** argv) {
   Result<void> result;
   if (init_command->parsed()) result = init(home, initial);
   else if (verify_command->parsed()) result = verify(home);
+  else if (ca_action) result = ca_action(home, static_cast<std::int64_t>(SystemClock().unix_ms()));
   else result = run(home, running, signals.get());
   return result.ok() ? 0 : fail(result.error());
 }

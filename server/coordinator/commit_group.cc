@@ -15,21 +15,25 @@ Batch& CommitGroup::batch() {
 
 void CommitGroup::expect(WithChain then) { receipts_.push_back(std::move(then)); }
 
-void CommitGroup::accept(UpdateRecord update, std::int64_t now_ms, WithChain then) {
+Batch& CommitGroup::lingering() {
   if (linger_until_ == 0) linger_until_ = clock_.monotonic_ms() + kLingerMs;
-  batch_.accept(std::move(update), now_ms);
+  return batch_;
+}
+
+void CommitGroup::accept(UpdateRecord update, std::int64_t now_ms, WithChain then) {
+  lingering().accept(std::move(update), now_ms);
   expect(std::move(then));
 }
 
 void CommitGroup::count(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
                         std::uint64_t version, std::int64_t now_ms, WithChain then) {
-  batch().count(std::move(task_id), std::move(run_id), std::move(node), exchange, version, now_ms);
+  lingering().count(std::move(task_id), std::move(run_id), std::move(node), exchange, version, now_ms);
   expect(std::move(then));
 }
 
 void CommitGroup::discard(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
                           std::string reason, std::int64_t now_ms, WithChain then) {
-  batch().discard(std::move(task_id), std::move(run_id), std::move(node), exchange, std::move(reason), now_ms);
+  lingering().discard(std::move(task_id), std::move(run_id), std::move(node), exchange, std::move(reason), now_ms);
   expect(std::move(then));
 }
 
@@ -37,7 +41,7 @@ void CommitGroup::after(std::function<void()> action) { after_.push_back(std::mo
 
 void CommitGroup::before(const std::string& key, std::function<void(Batch&)> contribute, bool urgent) {
   urgent_ = urgent_ || urgent;
-  if (linger_until_ == 0) linger_until_ = clock_.monotonic_ms() + kLingerMs;
+  lingering();
   if (before_keys_.insert(key).second) before_.push_back(std::move(contribute));
 }
 

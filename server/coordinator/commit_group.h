@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,12 +15,12 @@
 
 namespace skerry::server {
 
-/// Collects the operations of many events into one transaction. Small acceptances may wait a few milliseconds for company, so
-/// that a round costs at most two syncs; everything else is committed as soon as the core has no more work. Used by the
-/// core's thread alone.
+/// Collects the operations of many events into one transaction. Receipts may wait a few milliseconds for company, so that a
+/// round costs at most two syncs; everything else is committed as soon as the core has no more work. Used by the core's
+/// thread alone.
 class CommitGroup {
  public:
-  /// How long an acceptance may wait.
+  /// How long a receipt may wait.
   static constexpr std::uint64_t kLingerMs = 10;
 
   CommitGroup(Store& store, CargoStore& cargo, const Clock& clock) : store_(store), cargo_(cargo), clock_(clock) {}
@@ -51,6 +52,7 @@ class CommitGroup {
   std::uint64_t commits() const { return commits_; }
 
  private:
+  Batch& lingering();
   void expect(WithChain then);
 
   Store& store_;

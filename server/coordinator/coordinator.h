@@ -65,6 +65,9 @@ class Coordinator final : public SessionEvents {
   /// Connections are ended through it when a member is revoked. Call it before the first session.
   void attach(Port& port) { port_ = &port; }
 
+  /// A member enrolled anew: its older certificate is worth nothing any more.
+  void replaced(const std::string& thumbprint);
+
   /// For the port.
   CargoAccess cargo_access();
 

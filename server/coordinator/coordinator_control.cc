@@ -384,6 +384,11 @@ void Coordinator::revoke(v1::RevokeMemberRequest request, std::string who, Done<
   });
 }
 
+void Coordinator::replaced(const std::string& thumbprint) {
+  parts_.authenticator.revoke(thumbprint, "replaced by a new enrolment");
+  if (port_) port_->end_connections(thumbprint);
+}
+
 void Coordinator::list_members(std::string role, Done<v1::ListMembersReply> done) {
   core_.post([this, role = std::move(role), done = std::move(done)] {
     if (!role.empty())

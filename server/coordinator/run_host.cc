@@ -17,6 +17,7 @@ namespace {
 constexpr std::int64_t kTicketLifeMs = std::int64_t{7} * 24 * 3600 * 1000;
 constexpr std::uint64_t kVersionsRemembered = 4;   // of each fragment, in memory
 constexpr std::uint64_t kVersionsStored = 2;       // the newest of each fragment; older ones go unless kept or needed
+constexpr std::size_t kReportsRemembered = 10'000;
 constexpr std::uint64_t kTrafficStoreMs = 10'000;  // how often byte counts become durable
 constexpr double kRoundTimeSmoothing = 0.2;        // of the moving average
 
@@ -144,8 +145,7 @@ void RunHost::flush(Batch& batch) {
 
 void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUpdate message) {
   carried(node, message.ByteSizeLong(), 0);
-  if (body.kind() == v1::TASK_EVALUATE)
-    return handle(EvaluationReported{body.task_id(), node, body.examples(), allowed_metrics(body, plan_.spec.limits)});
+  if (body.kind() == v1::TASK_EVALUATE) return reported(node, body, message);
   const std::string task = body.task_id();
   if (offers_.contains(task)) return;  // the one before is still being checked; its receipt will answer both
   auto payloads = check_payloads(body, plan_.spec, plan_.shapes);
@@ -184,6 +184,19 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
   }
   offer.event.norm = std::sqrt(squares);
   admit(std::move(offer));
+}
+
+void RunHost::reported(const std::string& node, const v1::UpdateBody& body, const v1::SignedUpdate& message) {
+  const std::string& task = body.task_id();
+  const auto known = services_.store.task(task);
+  if (known.ok() && !*known && !recorded_reports_.contains(task)) {
+    UpdateRecord record{.task_id = task, .run_id = record_.run_id, .node = node, .kind = body.kind(), .examples = body.examples()};
+    record.body = message.body();
+    record.signature = message.signature();
+    reports_.emplace(task, std::move(record));
+  }
+  handle(EvaluationReported{task, node, body.examples(), allowed_metrics(body, plan_.spec.limits)});
+  reports_.erase(task);
 }
 
 void RunHost::check_cargo(Offer offer) {
@@ -281,9 +294,19 @@ void RunHost::carry_out(const Accept& command) {
 
 void RunHost::carry_out(const CountReport& command) {
   progress_.erase(command.node);
-  services_.commit.after([this, command] {
-    const std::uint64_t measured = command.versions.empty() ? 0 : command.versions.begin()->second;
-    send_receipt(command.node, {.task_id = command.task, .run_id = record_.run_id, .state = UpdateState::kCounted, .version = measured});
+  TaskRecord decision{.task_id = command.task, .run_id = record_.run_id, .state = UpdateState::kCounted};
+  if (!command.versions.empty()) decision.version = command.versions.begin()->second;
+  auto report = reports_.extract(command.task);
+  if (report.empty()) {  // answered before
+    services_.commit.after([this, node = command.node, decision] { send_receipt(node, decision); });
+    return;
+  }
+  if (recorded_reports_.size() >= kReportsRemembered) recorded_reports_.clear();  // the store knows them by now
+  recorded_reports_.insert(command.task);
+  services_.commit.accept(std::move(report.mapped()), unix_now(), [](const std::string&) {});
+  services_.commit.count(command.task, record_.run_id, command.node, 0, decision.version, unix_now(), [this, node = command.node, decision](const std::string& chain) mutable {
+    decision.chain = chain;
+    send_receipt(node, decision);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -106,6 +107,7 @@ class RunHost {
   void carry_out(const Finish& command);
   void carry_out(const WakeAt& command);
 
+  void reported(const std::string& node, const v1::UpdateBody& body, const v1::SignedUpdate& message);
   void check_cargo(Offer offer);
   void admit(Offer offer);
   void invalid(const std::string& task, const std::string& node, const Error& why);
@@ -128,6 +130,8 @@ class RunHost {
   std::deque<Event> events_;  // waiting for the one that is being handled
   bool handling_ = false;
   std::map<std::string, Offer> offers_;              // by task: being checked, or the machine is being asked
+  std::map<std::string, UpdateRecord> reports_;      // by task: evaluations the machine is being asked about
+  std::set<std::string> recorded_reports_;           // tasks, the latest
   std::map<std::string, AcceptedUpdate> accepted_;   // by task: of exchanges that are not committed
   std::map<std::uint64_t, std::vector<Reduction>> reductions_;  // by exchange: done, not released
   std::vector<std::map<std::uint64_t, VersionRecord>> versions_;  // by fragment, the newest few, by number

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/crypto/content_id.h"
+#include "common/identity/enrol.h"
 #include "common/net/http_client.h"
 #include "common/os/files.h"
 #include "skerry/v1/control.grpc.pb.h"
@@ -56,7 +57,7 @@ Connection& Connection::operator=(Connection&&) noexcept = default;
 Connection::~Connection() = default;
 
 Result<Connection> Connection::open(const std::string& profile_directory) {
-  SKERRY_ASSIGN(Profile profile, load_profile(profile_directory));
+  SKERRY_ASSIGN(Profile profile, open_profile(profile_directory));
   if (profile.role != Role::kOperator && profile.role != Role::kViewer)
     return permission_denied("the profile in " + profile_directory + " is a " + std::string(role_name(profile.role)) + "'s: give an operator's or viewer's with --profile");
   SKERRY_ASSIGN(const std::string key, read_file(profile.key_path(), kMaxKeyBytes));

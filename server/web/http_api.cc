@@ -68,7 +68,10 @@ void add_public_routes(HttpRouter& router, const HttpApiParts& parts) {
                                {"expires_ms", request.identity->expires_ms}});
   });
   router.add("POST", "/api/v1/enrol", [parts](const HttpRequest& request) {
-    return enrolment(parts.members.answer_enrol(request.body, static_cast<std::int64_t>(parts.clock.unix_ms())));
+    const auto answer = parts.members.answer_enrol(request.body, static_cast<std::int64_t>(parts.clock.unix_ms()));
+    if (answer.ok())
+      for (const std::string& thumbprint : answer->enrolment.replaced) parts.coordinator.replaced(thumbprint);
+    return enrolment(answer);
   });
   router.add("POST", "/api/v1/renew", [parts](const HttpRequest& request) {
     // The gate accepts a certificate that expired within its grace for this route alone.
