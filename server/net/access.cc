@@ -220,8 +220,8 @@ Result<Identity> Gate::authorize(const grpc::ServerContextBase& context, std::st
   const std::shared_ptr<const grpc::AuthContext> auth = context.auth_context();
   std::string chain;
   if (auth) {
-    chain = first_property(*auth, "x509_pem_cert_chain");
-    if (chain.empty()) chain = first_property(*auth, "x509_pem_cert");
+    // On a server OpenSSL's chain lacks the leaf.
+    chain = first_property(*auth, "x509_pem_cert") + first_property(*auth, "x509_pem_cert_chain");
   }
   const std::string peer = context.peer();
   const Access access = access_for("GRPC", full_method);

@@ -34,7 +34,6 @@ Connections::Connections(std::size_t most, std::size_t most_per_address, Metrics
       http_gauge_(metrics.gauge(kOpenName, kOpenHelp, {{"protocol", "http"}})) {}
 
 Connections::~Connections() {
-  hang_up_wait_.reset();
   for (auto& [peer, connection] : grpc_) ::close(connection.descriptor);
   grpc_.clear();
 }
@@ -96,11 +95,7 @@ void Connections::wait_for_ends() {
   });
 }
 
-void Connections::stop_watching() {
-  if (!hang_up_wait_) return;
-  boost::system::error_code ignored;
-  hang_up_wait_->cancel(ignored);
-}
+void Connections::stop_watching() { hang_up_wait_.reset(); }
 
 void Connections::reap() {
   std::array<epoll_event, 64> events{};

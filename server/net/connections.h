@@ -54,7 +54,7 @@ class Connections {
 
   /// Keeps `descriptor` (a dup of a socket that now belongs to gRPC) until gRPC has shut that socket down.
   void add_grpc(std::string peer, int descriptor, Slot slot);
-  /// Watches for ended gRPC connections, on `io`; at most once.
+  /// Watches for ended gRPC connections, on `io`; at most once. Stop it after `io`'s threads ended and before `io` goes.
   Result<void> watch_grpc(asio::io_context& io);
   void stop_watching();
 

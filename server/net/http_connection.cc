@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 namespace skerry::server {
 namespace {
@@ -129,7 +130,8 @@ void HttpConnection::next_request() {
   if (side_.draining || close_after_) return linger();
   parser_.emplace();
   parser_->header_limit(static_cast<std::uint32_t>(side_.options.limits.header_bytes));
-  parser_->body_limit(boost::none);
+  // Not "none": Boost 1.74 takes that for a limit of zero. The routes' own limits apply.
+  parser_->body_limit(std::numeric_limits<std::uint64_t>::max());
   watch(Watch::kDeadline, inbox_.empty() ? side_.options.limits.keep_alive : side_.options.limits.header_time);
   read_header();
 }
