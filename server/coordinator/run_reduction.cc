@@ -87,6 +87,7 @@ Result<ReductionWork> plan_reduction(
         if (payload.fragment != step.fragment) continue;
         UpdateInput next;
         next.task_id = input.task;
+        next.node = input.node;
         next.encoding = plan.spec.exchange.up;
         next.contribution = update->second.contribution;
         next.contribution.factor = strategies::staleness_factor(plan.spec.participation, input.staleness).value_or(0);
