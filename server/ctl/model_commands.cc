@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <memory>
+#include <utility>
 
 #include <unistd.h>
 
@@ -131,6 +133,17 @@ Result<void> inspect(const Context& context, const std::string& run, std::uint64
   return {};
 }
 
+// The fragments as they are, for `skerry-trainer generate` and `evaluate`.
+Result<void> export_fragments(const Context& context, const std::string& run, std::uint64_t version, const std::string& directory) {
+  SKERRY_ASSIGN(Connection connection, context.connect());
+  SKERRY_TRY(make_directories(directory, 0755));
+  SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, directory));
+  SKERRY_TRY(write_file_atomic(join_path(directory, "model.json"), model.model_json + "\n", 0644));
+  if (context.json) std::printf("%s\n", nlohmann::json({{"run_id", model.run_id}, {"versions", model.versions}, {"directory", directory}}).dump(2).c_str());
+  else std::printf("%zu fragments of %s are in %s\n", model.layout.fragments.size(), model.run_id.c_str(), directory.c_str());
+  return {};
+}
+
 Result<void> export_model(const Context& context, const std::string& run, std::uint64_t version, const std::string& directory) {
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_TRY(make_directories(directory, 0755));
@@ -214,6 +227,7 @@ void add_model_commands(CLI::App& app, Context& context) {
   struct Arguments {
     std::string run, directory = ".";
     std::uint64_t version = 0;
+    bool fragments = false;
     SampleArguments sample;
   };
   auto arguments = std::make_shared<Arguments>();
@@ -231,8 +245,11 @@ void add_model_commands(CLI::App& app, Context& context) {
   });
   CLI::App* export_command = add("export", "Write model.safetensors (and config.json for Hugging Face)", true);
   export_command->add_option("-o,--output", arguments->directory, "Directory")->capture_default_str();
+  export_command->add_flag("--fragments", arguments->fragments, "One file a fragment instead, as skerry-trainer takes them");
   export_command->callback([&context, arguments] {
-    context.chosen = [&context, arguments] { return export_model(context, arguments->run, arguments->version, arguments->directory); };
+    context.chosen = [&context, arguments] {
+      return (arguments->fragments ? export_fragments : export_model)(context, arguments->run, arguments->version, arguments->directory);
+    };
   });
   CLI::App* sample_command = add("sample", "Let a text model continue a prompt, on this machine", true);
   SampleArguments& options = arguments->sample;
