@@ -92,12 +92,24 @@ void FileDescriptor::reset() {
 Result<File> File::open(const std::string& path, OpenMode mode, unsigned permissions) {
   int flags = O_CLOEXEC;
   switch (mode) {
-    case OpenMode::kRead: flags |= O_RDONLY; break;
-    case OpenMode::kReadWrite: flags |= O_RDWR; break;
-    case OpenMode::kCreate: flags |= O_RDWR | O_CREAT | O_EXCL; break;
-    case OpenMode::kCreateOrOpen: flags |= O_RDWR | O_CREAT; break;
-    case OpenMode::kCreateOrEmpty: flags |= O_RDWR | O_CREAT | O_TRUNC; break;
-    case OpenMode::kAppend: flags |= O_WRONLY | O_CREAT | O_APPEND; break;
+    case OpenMode::kRead:
+      flags |= O_RDONLY;
+      break;
+    case OpenMode::kReadWrite:
+      flags |= O_RDWR;
+      break;
+    case OpenMode::kCreate:
+      flags |= O_RDWR | O_CREAT | O_EXCL;
+      break;
+    case OpenMode::kCreateOrOpen:
+      flags |= O_RDWR | O_CREAT;
+      break;
+    case OpenMode::kCreateOrEmpty:
+      flags |= O_RDWR | O_CREAT | O_TRUNC;
+      break;
+    case OpenMode::kAppend:
+      flags |= O_WRONLY | O_CREAT | O_APPEND;
+      break;
   }
   int raw = -1;
   // A created file gets its permissions whatever the umask; O_EXCL tells whether it was created by us.
@@ -215,10 +227,12 @@ Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes) 
     std::uint64_t room = max_bytes - before;
     std::size_t step = static_cast<std::size_t>(std::min<std::uint64_t>(room + 1, std::max<std::size_t>(4096, before)));
     content.resize(before + step);
-    SKERRY_ASSIGN(std::size_t count, file.pread(std::as_writable_bytes(std::span(content.data() + before, step)), before));
+    SKERRY_ASSIGN(std::size_t count,
+                  file.pread(std::as_writable_bytes(std::span(content.data() + before, step)), before));
     content.resize(before + count);
     if (content.size() > max_bytes) {
-      Error error = resource_exhausted(path + " is longer than the " + std::to_string(max_bytes) + " bytes allowed for it");
+      Error error =
+          resource_exhausted(path + " is longer than the " + std::to_string(max_bytes) + " bytes allowed for it");
       error.retryable = false;
       return error;
     }
@@ -262,7 +276,8 @@ Result<void> make_directories(const std::string& path, unsigned permissions) {
     return already_exists("cannot make directory " + path + ": something else has that name");
   }
   std::string parent = parent_directory(path);
-  if (error_number != ENOENT || parent == path || parent == ".") return file_error(error_number, "make directory", path);
+  if (error_number != ENOENT || parent == path || parent == ".")
+    return file_error(error_number, "make directory", path);
   SKERRY_TRY(make_directories(parent, permissions));
   if (::mkdir(path.c_str(), permissions) != 0 && errno != EEXIST) return file_error(errno, "make directory", path);
   return {};

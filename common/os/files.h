@@ -1,8 +1,8 @@
 // Files as the rest of Skerry sees them: every error names the path, what was being done and what to do next.
 //
-// Error codes, everywhere here: NOT_FOUND (no such file), PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED (no space,
-// quota, too many open files; with the path and the free bytes), DATA_LOSS (the disk failed: EIO), INTERNAL otherwise.
-// Every descriptor is close-on-exec.
+// Error codes, everywhere here: NOT_FOUND (no such file), PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED (no
+// space, quota, too many open files; with the path and the free bytes), DATA_LOSS (the disk failed: EIO), INTERNAL
+// otherwise. Every descriptor is close-on-exec.
 #pragma once
 
 #include <cstddef>
@@ -82,8 +82,8 @@ class File {
   /// Makes the file `size` bytes long, cutting or adding a hole.
   Result<void> resize(std::uint64_t size);
 
-  /// Reserves disk space for the first `size` bytes and makes the file that long, so that later writes cannot run out of
-  /// space; on file systems that cannot reserve, a hole is made.
+  /// Reserves disk space for the first `size` bytes and makes the file that long, so that later writes cannot run out
+  /// of space; on file systems that cannot reserve, a hole is made.
   Result<void> allocate(std::uint64_t size);
 
   Result<std::uint64_t> size() const;
@@ -143,8 +143,8 @@ class MappedFile {
 /// The whole file as a string; RESOURCE_EXHAUSTED (not retryable) if it is longer than `max_bytes`.
 Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes);
 
-/// Replaces `path` by `content` so that after any crash either the old or the new file is there, whole: a temporary file
-/// beside it, fsync, rename, fsync of the directory.
+/// Replaces `path` by `content` so that after any crash either the old or the new file is there, whole: a temporary
+/// file beside it, fsync, rename, fsync of the directory.
 Result<void> write_file_atomic(const std::string& path, std::string_view content, unsigned permissions = 0600);
 
 /// rename(2), then fsync of the target's directory (and of the source's, if it is another).

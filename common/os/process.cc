@@ -41,17 +41,18 @@ void set_nonblocking(int fd) {
   (void)::fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
-/// What the child needs, laid out before it exists: it shares our memory until it runs the program and may not allocate.
+/// What the child needs, laid out before it exists: it shares our memory until it runs the program and may not
+/// allocate.
 struct ChildPlan {
   const char* program;
   char* const* arguments;
   char* const* environment;
-  const char* working_directory;                 // null: ours
-  std::array<int, 3> standard;                   // -1: ours
-  const std::pair<int, int>* descriptors;        // (source, target), sources above every target
+  const char* working_directory;           // null: ours
+  std::array<int, 3> standard;             // -1: ours
+  const std::pair<int, int>* descriptors;  // (source, target), sources above every target
   std::size_t descriptor_count;
   std::uint64_t memory_bytes, cpu_seconds, file_bytes;
-  int failure_pipe;                              // gets an errno if the program cannot be run
+  int failure_pipe;  // gets an errno if the program cannot be run
 };
 
 bool limit(int resource, std::uint64_t value) {
@@ -66,8 +67,9 @@ void close_on_exec_from_3() {
   if (::syscall(SYS_close_range, 3U, ~0U, kCloseOnExec) == 0) return;
 #endif
   rlimit open_files{};
-  int count = ::getrlimit(RLIMIT_NOFILE, &open_files) == 0 && open_files.rlim_cur < 65536 ? static_cast<int>(open_files.rlim_cur)
-                                                                                          : 65536;
+  int count = ::getrlimit(RLIMIT_NOFILE, &open_files) == 0 && open_files.rlim_cur < 65536
+                  ? static_cast<int>(open_files.rlim_cur)
+                  : 65536;
   for (int fd = 3; fd < count; ++fd) {
     int flags = ::fcntl(fd, F_GETFD);
     if (flags >= 0) (void)::fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
@@ -226,9 +228,16 @@ Result<Process> Process::spawn(const SpawnOptions& options) {
     lifted_descriptors.push_back(std::move(copy));
   }
 
-  ChildPlan plan{program.c_str(), argument_pointers.data(), environment_pointers.data(),
-                 options.working_directory.empty() ? nullptr : options.working_directory.c_str(), standard,
-                 descriptors.data(), descriptors.size(), options.memory_bytes, options.cpu_seconds, options.file_bytes,
+  ChildPlan plan{program.c_str(),
+                 argument_pointers.data(),
+                 environment_pointers.data(),
+                 options.working_directory.empty() ? nullptr : options.working_directory.c_str(),
+                 standard,
+                 descriptors.data(),
+                 descriptors.size(),
+                 options.memory_bytes,
+                 options.cpu_seconds,
+                 options.file_bytes,
                  failure_write.get()};
   process.pid_ = start_child(plan);
   if (process.pid_ < 0) return file_error(errno, "start", program);
@@ -296,8 +305,10 @@ Result<void> Process::write_stdin(std::string_view bytes, std::int64_t timeout_m
     } else if (errno == EAGAIN) {
       std::int64_t left = deadline - now_ms();
       if (left <= 0) {
-        result = Error{Code::kDeadlineExceeded, "process " + std::to_string(pid_) + " did not read its stdin for " +
-                                                    std::to_string(timeout_ms) + " ms", false};
+        result = Error{
+            Code::kDeadlineExceeded,
+            "process " + std::to_string(pid_) + " did not read its stdin for " + std::to_string(timeout_ms) + " ms",
+            false};
         break;
       }
       (void)poll_one(stdin_fd(), POLLOUT, left);

@@ -1,7 +1,7 @@
 // Child processes: started without fork's copies, spoken to through pipes, and never left behind.
 //
-// A child is not tied to our life by PR_SET_PDEATHSIG, which fires when the spawning *thread* ends: a child must exit at
-// the end of file on its stdin, which comes however we end.
+// A child is not tied to our life by PR_SET_PDEATHSIG, which fires when the spawning *thread* ends: a child must exit
+// at the end of file on its stdin, which comes however we end.
 #pragma once
 
 #include <sys/types.h>
@@ -37,7 +37,8 @@ struct SpawnOptions {
 /// "NAME=value" for each of `names` that our own environment has, for SpawnOptions::environment.
 std::vector<std::string> pick_environment(const std::vector<std::string>& names);
 
-/// The absolute path of `name` in our PATH (or `name` itself if it contains '/'); NOT_FOUND names the directories searched.
+/// The absolute path of `name` in our PATH (or `name` itself if it contains '/'); NOT_FOUND names the directories
+/// searched.
 Result<std::string> find_program(const std::string& name);
 
 struct ExitStatus {
@@ -56,8 +57,8 @@ std::string to_string(const ExitStatus& status);
 /// One thread at a time.
 class Process {
  public:
-  /// Returns once the program runs. NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED or INTERNAL, naming the program, if
-  /// it could not be started.
+  /// Returns once the program runs. NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED or INTERNAL, naming the program,
+  /// if it could not be started.
   static Result<Process> spawn(const SpawnOptions& options);
 
   Process(Process&& other) noexcept;
@@ -74,8 +75,8 @@ class Process {
   int stdout_fd() const { return stdout_.get(); }
   int stderr_fd() const { return stderr_.get(); }
 
-  /// Writes all of `bytes` to the child's stdin, waiting up to `timeout_ms` for room. UNAVAILABLE if the child has closed
-  /// it, DEADLINE_EXCEEDED if it does not read (part may have been written: the child is then of no more use).
+  /// Writes all of `bytes` to the child's stdin, waiting up to `timeout_ms` for room. UNAVAILABLE if the child has
+  /// closed it, DEADLINE_EXCEEDED if it does not read (part may have been written: the child is then of no more use).
   Result<void> write_stdin(std::string_view bytes, std::int64_t timeout_ms);
 
   /// Gives the child its end of file.

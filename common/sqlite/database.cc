@@ -27,7 +27,8 @@ struct DatabaseState {
   }
 
   Error error(int code, std::string_view sql) const {
-    std::string message = "database " + path + ": " + (handle != nullptr ? sqlite3_errmsg(handle) : sqlite3_errstr(code));
+    std::string message =
+        "database " + path + ": " + (handle != nullptr ? sqlite3_errmsg(handle) : sqlite3_errstr(code));
     if (!sql.empty()) message += ", in: " + std::string(sql);
     switch (code & 0xff) {
       case SQLITE_FULL:
@@ -36,7 +37,8 @@ struct DatabaseState {
       case SQLITE_LOCKED:
         return unavailable(std::move(message) + "; another process or connection holds it, try again");
       case SQLITE_CONSTRAINT:
-        if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY || code == SQLITE_CONSTRAINT_ROWID) {
+        if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY ||
+            code == SQLITE_CONSTRAINT_ROWID) {
           return already_exists(std::move(message));
         }
         return failed_precondition(std::move(message));
@@ -45,7 +47,8 @@ struct DatabaseState {
         return data_loss(std::move(message) + "; restore it from a backup");
       case SQLITE_IOERR:
         // A full disk can also show as a failed write of the journal.
-        if (code == SQLITE_IOERR_WRITE && disk_is_full()) return resource_exhausted(std::move(message) + free_space_note());
+        if (code == SQLITE_IOERR_WRITE && disk_is_full())
+          return resource_exhausted(std::move(message) + free_space_note());
         return data_loss(std::move(message) + " (" + sqlite3_errstr(code) + "); the disk may have failed");
       case SQLITE_READONLY:
       case SQLITE_PERM:
@@ -276,7 +279,8 @@ Result<void> Database::check_integrity() {
     if (!more) break;
     if (row.text_view(0) != "ok") findings += (findings.empty() ? "" : "; ") + row.text(0);
   }
-  if (!findings.empty()) return data_loss("database " + state_->path + " is damaged: " + findings + "; restore it from a backup");
+  if (!findings.empty())
+    return data_loss("database " + state_->path + " is damaged: " + findings + "; restore it from a backup");
   return {};
 }
 

@@ -36,7 +36,7 @@ enum class Synchronous {
 };
 
 struct OpenOptions {
-  bool read_only = false;    ///< also: NOT_FOUND if there is no database
+  bool read_only = false;  ///< also: NOT_FOUND if there is no database
   Synchronous synchronous = Synchronous::kFull;
   int busy_timeout_ms = 5000;
   int wal_checkpoint_pages = 2000;  ///< the WAL is folded back into the database when it is this long
@@ -51,8 +51,8 @@ struct Blob {
 class Database;
 struct DatabaseState;
 
-/// A prepared statement, bound and ready to be stepped; back in its connection's cache when it goes. It must not outlive the
-/// Database. Columns count from 0, parameters from 1. One thread at a time, the Database's.
+/// A prepared statement, bound and ready to be stepped; back in its connection's cache when it goes. It must not
+/// outlive the Database. Columns count from 0, parameters from 1. One thread at a time, the Database's.
 class Statement {
  public:
   Statement(Statement&& other) noexcept;
@@ -70,7 +70,9 @@ class Statement {
   void bind(int parameter, const std::string& text) { bind(parameter, std::string_view(text)); }
   /// Every integer type; an unsigned value above 2^63 - 1 is stored as its two's complement and read back by uint64().
   template <std::integral T>
-  void bind(int parameter, T value) { bind(parameter, static_cast<std::int64_t>(value)); }
+  void bind(int parameter, T value) {
+    bind(parameter, static_cast<std::int64_t>(value));
+  }
 
   /// Moves to the next row; false when there is none left.
   Result<bool> next();
@@ -135,11 +137,12 @@ class Database {
 
   std::int64_t last_insert_id() const;
 
-  /// Brings the schema up to date: `migrations[i]` leads from user_version i to i + 1, each in a transaction of its own.
-  /// FAILED_PRECONDITION if the database is newer than `migrations` (a newer Skerry wrote it), with both numbers.
+  /// Brings the schema up to date: `migrations[i]` leads from user_version i to i + 1, each in a transaction of its
+  /// own. FAILED_PRECONDITION if the database is newer than `migrations` (a newer Skerry wrote it), with both numbers.
   Result<void> migrate(std::span<const char* const> migrations);
 
-  /// The file's page-level consistency by SQLite's own check; DATA_LOSS with its findings. Flipped payload bits do not show.
+  /// The file's page-level consistency by SQLite's own check; DATA_LOSS with its findings. Flipped payload bits do not
+  /// show.
   Result<void> check_integrity();
 
   /// Copies a consistent snapshot to a new file at `path` while others go on writing (VACUUM INTO).

@@ -16,18 +16,20 @@ void Batch::machine_rows(std::string run_id, std::map<std::string, std::string> 
   if (!rows.empty()) operations_.emplace_back(MachineRows{std::move(run_id), std::move(rows)});
 }
 
-void Batch::accept(UpdateRecord update, std::int64_t now_ms) { operations_.emplace_back(Accept{std::move(update), now_ms}); }
-
-void Batch::count(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange, std::uint64_t version,
-                  std::int64_t now_ms) {
-  operations_.emplace_back(
-      Decide{std::move(task_id), std::move(run_id), std::move(node), UpdateState::kCounted, exchange, version, {}, now_ms});
+void Batch::accept(UpdateRecord update, std::int64_t now_ms) {
+  operations_.emplace_back(Accept{std::move(update), now_ms});
 }
 
-void Batch::discard(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange, std::string reason,
-                    std::int64_t now_ms) {
-  operations_.emplace_back(Decide{std::move(task_id), std::move(run_id), std::move(node), UpdateState::kDiscarded, exchange, 0,
-                                  std::move(reason), now_ms});
+void Batch::count(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
+                  std::uint64_t version, std::int64_t now_ms) {
+  operations_.emplace_back(Decide{
+      std::move(task_id), std::move(run_id), std::move(node), UpdateState::kCounted, exchange, version, {}, now_ms});
+}
+
+void Batch::discard(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
+                    std::string reason, std::int64_t now_ms) {
+  operations_.emplace_back(Decide{std::move(task_id), std::move(run_id), std::move(node), UpdateState::kDiscarded,
+                                  exchange, 0, std::move(reason), now_ms});
 }
 
 void Batch::release(VersionRecord version) { operations_.emplace_back(std::move(version)); }
@@ -36,7 +38,8 @@ void Batch::keep_version(std::string run_id, std::string fragment, std::uint64_t
   operations_.emplace_back(Keep{std::move(run_id), std::move(fragment), version, kept});
 }
 
-void Batch::prune_versions(std::string run_id, std::string fragment, std::uint64_t latest, std::vector<std::uint64_t> needed) {
+void Batch::prune_versions(std::string run_id, std::string fragment, std::uint64_t latest,
+                           std::vector<std::uint64_t> needed) {
   operations_.emplace_back(Prune{std::move(run_id), std::move(fragment), latest, std::move(needed)});
 }
 

@@ -24,7 +24,8 @@ using UploadKey = std::pair<std::string, std::string>;
 bool plain_name(std::string_view text) {
   return !text.empty() && text.size() <= 200 && text != "." && text != ".." &&
          std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+                  c == '-';
          });
 }
 
@@ -55,8 +56,9 @@ Result<void> seal(const std::string& path, bool synced) {
 }
 
 Error quota_error(const std::string& what, std::uint64_t used, std::uint64_t asked, std::uint64_t limit) {
-  return resource_exhausted(what + ": " + std::to_string(used) + " in use and " + std::to_string(asked) + " asked for, " +
-                            std::to_string(limit) + " allowed; try again when earlier updates are counted");
+  return resource_exhausted(what + ": " + std::to_string(used) + " in use and " + std::to_string(asked) +
+                            " asked for, " + std::to_string(limit) +
+                            " allowed; try again when earlier updates are counted");
 }
 
 std::string_view without_suffix(std::string_view name, std::string_view suffix) {
@@ -114,13 +116,15 @@ struct CargoStore::State {
 
   Result<void> check_quotas(const UploadRequest& request) const {
     if (std::uint64_t used = look_up(node_bytes, request.node); used + request.size > limits.bytes_per_node) {
-      return quota_error("node " + request.node + " has no room for this upload (bytes)", used, request.size, limits.bytes_per_node);
+      return quota_error("node " + request.node + " has no room for this upload (bytes)", used, request.size,
+                         limits.bytes_per_node);
     }
     if (std::uint64_t used = look_up(run_bytes, run_of(request.task)); used + request.size > limits.bytes_per_run) {
       return quota_error("the run has no room for this upload (bytes)", used, request.size, limits.bytes_per_run);
     }
     if (std::uint64_t used = partial_uploads_of(request.node); used >= limits.partial_uploads_per_node) {
-      return quota_error("node " + request.node + " has too many unfinished uploads", used, 1, limits.partial_uploads_per_node);
+      return quota_error("node " + request.node + " has too many unfinished uploads", used, 1,
+                         limits.partial_uploads_per_node);
     }
     SKERRY_ASSIGN(std::uint64_t free_bytes, free_disk_bytes(spool));
     if (free_bytes < limits.minimum_free_bytes || free_bytes - limits.minimum_free_bytes < request.size) {
@@ -145,8 +149,8 @@ struct CargoStore::State {
     if (entry != uploads.end()) {
       const UploadRequest& known = entry->second->request;
       if (known.size != request.size) {
-        return invalid_argument("the upload of " + request.content_id + " was begun with " + std::to_string(known.size) +
-                                " bytes, now it says " + std::to_string(request.size));
+        return invalid_argument("the upload of " + request.content_id + " was begun with " +
+                                std::to_string(known.size) + " bytes, now it says " + std::to_string(request.size));
       }
       return entry->second;
     }
@@ -306,7 +310,8 @@ Result<void> CargoStore::verify_cargo(const std::string& content_id) const {
   const std::string found = skerry::content_id(file.bytes(), 0);
   SKERRY_TRY(file.check());
   if (found != content_id) {
-    return data_loss(file.path() + " is damaged: its bytes have the content id " + found + "; restore it from a backup");
+    return data_loss(file.path() + " is damaged: its bytes have the content id " + found +
+                     "; restore it from a backup");
   }
   return {};
 }
@@ -340,7 +345,8 @@ Result<void> CargoStore::remove_state(const std::string& name) {
 }
 
 std::string CargoStore::scratch_path() {
-  return join_path(state_->scratch, std::to_string(::getpid()) + "-" + std::to_string(state_->scratch_serial.fetch_add(1)));
+  return join_path(state_->scratch,
+                   std::to_string(::getpid()) + "-" + std::to_string(state_->scratch_serial.fetch_add(1)));
 }
 
 // ---- uploads ----
@@ -371,8 +377,8 @@ Result<UploadStatus> CargoStore::upload_status(const UploadRequest& request) {
 
 Result<ChunkWriter> CargoStore::write_upload(const UploadRequest& request, std::uint64_t offset) {
   if (offset % kChunkBytes != 0 || offset >= request.size) {
-    return invalid_argument("an upload's offset must be a multiple of " + std::to_string(kChunkBytes) + " below its size " +
-                            std::to_string(request.size) + ", not " + std::to_string(offset));
+    return invalid_argument("an upload's offset must be a multiple of " + std::to_string(kChunkBytes) +
+                            " below its size " + std::to_string(request.size) + ", not " + std::to_string(offset));
   }
   SKERRY_ASSIGN(auto upload, state_->ready_upload(request));
   auto completion = [this](const std::shared_ptr<Upload>& whole) { return state_->complete(*this, whole); };
@@ -387,7 +393,8 @@ Result<UploadStatus> CargoStore::State::complete(CargoStore& store, const std::s
   {
     std::lock_guard lock(upload->mutex);
     if (upload->ended) {
-      return Error{Code::kAborted, "the upload of " + upload->request.content_id + " was ended: its task is decided", true};
+      return Error{Code::kAborted, "the upload of " + upload->request.content_id + " was ended: its task is decided",
+                   true};
     }
     if (upload->ready && upload->present_count == upload->chunks() && !upload->complete) {
       leaves = upload->leaves;
@@ -404,13 +411,15 @@ Result<UploadStatus> CargoStore::State::complete(CargoStore& store, const std::s
     }
     SKERRY_TRY(part->set_permissions(kSealed));
     SKERRY_TRY(part->fsync());
-    // An operator's upload becomes cargo at once; a task's stays in the spool, with its description, until it is decided.
+    // An operator's upload becomes cargo at once; a task's stays in the spool, with its description, until it is
+    // decided.
     if (upload->request.task.empty()) return store.adopt_file(upload->part_path(), upload->request.content_id, true);
     return rename_durable(upload->part_path(), upload->sealed_path);
   };
   auto finished = finish();
   if (!finished.ok()) {
-    // Also after a failed sync: the kernel may have dropped the pages it could not write, so they have to be sent again.
+    // Also after a failed sync: the kernel may have dropped the pages it could not write, so they have to be sent
+    // again.
     drop(upload);
     return finished.error();
   }
@@ -423,7 +432,9 @@ Result<UploadStatus> CargoStore::State::complete(CargoStore& store, const std::s
     ended = upload->ended;
   }
   if (ended || upload->request.task.empty()) drop(upload);  // ended meanwhile: what was renamed must go as well
-  if (ended) return Error{Code::kAborted, "the upload of " + upload->request.content_id + " was ended: its task is decided", true};
+  if (ended)
+    return Error{Code::kAborted, "the upload of " + upload->request.content_id + " was ended: its task is decided",
+                 true};
   return UploadStatus{true, {}};
 }
 
@@ -442,7 +453,8 @@ Result<std::string> CargoStore::spool_file(const std::string& task, const std::s
   // A sealed file whose description was lost in a power cut is still good: the database vouches for it.
   std::string path = state_->sealed_path(request);
   if (path_exists(path)) return path;
-  return not_found("the update of task " + task + " is not in the spool: its upload of " + content_id + " is not complete");
+  return not_found("the update of task " + task + " is not in the spool: its upload of " + content_id +
+                   " is not complete");
 }
 
 void CargoStore::end_task(const std::string& task) {
@@ -450,7 +462,8 @@ void CargoStore::end_task(const std::string& task) {
   std::vector<std::shared_ptr<Upload>> ended;
   {
     std::lock_guard lock(state_->mutex);
-    for (auto entry = state_->uploads.lower_bound({task, ""}); entry != state_->uploads.end() && entry->first.first == task;) {
+    for (auto entry = state_->uploads.lower_bound({task, ""});
+         entry != state_->uploads.end() && entry->first.first == task;) {
       ended.push_back(entry->second);
       state_->refund(entry->second->request);
       entry = state_->uploads.erase(entry);
@@ -490,8 +503,8 @@ std::uint64_t CargoStore::spool_bytes_of(const std::string& node) const {
 namespace {
 
 /// Removes the files of a directory that are neither live nor fresh.
-Result<void> collect_directory(const std::string& directory, const std::set<std::string>& live, const std::set<std::string>& fresh,
-                               CollectReport& report) {
+Result<void> collect_directory(const std::string& directory, const std::set<std::string>& live,
+                               const std::set<std::string>& fresh, CollectReport& report) {
   SKERRY_ASSIGN(auto entries, list_directory(directory));
   for (const DirectoryEntry& entry : entries) {
     if (entry.is_directory || live.count(entry.name) != 0 || fresh.count(entry.name) != 0) continue;

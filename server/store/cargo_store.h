@@ -29,8 +29,8 @@
 
 namespace skerry::server {
 
-/// What a member may take of the disk. Bytes are those of partial and of sealed uploads in the spool, at their full size
-/// from the first byte on.
+/// What a member may take of the disk. Bytes are those of partial and of sealed uploads in the spool, at their full
+/// size from the first byte on.
 struct CargoLimits {
   std::uint64_t bytes_per_node = std::uint64_t{1} << 40;
   std::uint64_t bytes_per_run = std::uint64_t{1} << 43;
@@ -40,8 +40,8 @@ struct CargoLimits {
 
 /// Which upload is meant; equal requests mean the same one.
 struct UploadRequest {
-  /// The task whose update this is, "<run>.<serial>" ([A-Za-z0-9._-]); the quota of a run counts by the part before the last
-  /// dot. Empty: an operator's upload, which becomes cargo when it is complete.
+  /// The task whose update this is, "<run>.<serial>" ([A-Za-z0-9._-]); the quota of a run counts by the part before the
+  /// last dot. Empty: an operator's upload, which becomes cargo when it is complete.
   std::string task;
   std::string node;        ///< who uploads, for its quota: the member's name
   std::string content_id;  ///< what the bytes must turn out to be
@@ -61,8 +61,8 @@ struct UploadStatus {
 
 struct Upload;
 
-/// Takes one body: bytes from a chunk's start onward, in order. One thread at a time; it may outlive neither its CargoStore
-/// nor be used after finish(). Bytes are hashed as they come, so completion needs no second pass over them.
+/// Takes one body: bytes from a chunk's start onward, in order. One thread at a time; it may outlive neither its
+/// CargoStore nor be used after finish(). Bytes are hashed as they come, so completion needs no second pass over them.
 class ChunkWriter {
  public:
   ChunkWriter(ChunkWriter&&) noexcept;
@@ -70,8 +70,8 @@ class ChunkWriter {
   ~ChunkWriter();
 
   /// Takes the next bytes of the body; may block for the disk. Bytes of a chunk that is there already are passed over.
-  /// INVALID_ARGUMENT: more bytes than the upload's size. ABORTED (retryable): a newer writer took over this chunk, or the
-  /// upload was ended. RESOURCE_EXHAUSTED: the disk is full.
+  /// INVALID_ARGUMENT: more bytes than the upload's size. ABORTED (retryable): a newer writer took over this chunk, or
+  /// the upload was ended. RESOURCE_EXHAUSTED: the disk is full.
   Result<void> write(std::span<const std::byte> piece);
 
   /// The body ended. If the upload is now whole: syncs it, compares its root with the content id, seals it.
@@ -123,8 +123,8 @@ class CargoStore {
   /// Makes `bytes` durable under their content id, which it returns. Cheap if they are there already.
   Result<std::string> put_bytes(std::span<const std::byte> bytes);
 
-  /// Moves the file at `path` (same file system, see scratch_path) into cargo as `content_id`, sealed and durable. Its bytes are
-  /// trusted to be those of the id. `synced`: the caller has called fsync on it already.
+  /// Moves the file at `path` (same file system, see scratch_path) into cargo as `content_id`, sealed and durable. Its
+  /// bytes are trusted to be those of the id. `synced`: the caller has called fsync on it already.
   Result<void> adopt_file(const std::string& path, const std::string& content_id, bool synced = false);
 
   /// Opens cargo for reading. NOT_FOUND, INVALID_ARGUMENT (not a content id).
@@ -158,22 +158,22 @@ class CargoStore {
 
   /// Begins an upload or finds the one that is under way (also after a restart: the chunks that are there are then read
   /// again once, at about 1 GB/s, before they count). Complete at once if this task's file is in the spool already.
-  /// INVALID_ARGUMENT: a bad id, name or size. RESOURCE_EXHAUSTED (retryable): a quota or the minimum of free disk space,
-  /// with both numbers and what to wait for.
+  /// INVALID_ARGUMENT: a bad id, name or size. RESOURCE_EXHAUSTED (retryable): a quota or the minimum of free disk
+  /// space, with both numbers and what to wait for.
   Result<UploadStatus> begin_upload(const UploadRequest& request);
 
   /// What is missing, without beginning anything: all of it, where nothing is under way.
   Result<UploadStatus> upload_status(const UploadRequest& request);
 
-  /// Begins or resumes as begin_upload does, then takes bytes from `offset` on, which must be a multiple of 4 MiB below `size`
-  /// (INVALID_ARGUMENT). Several writers may work on one upload; two on one chunk are safe, the newer goes on.
+  /// Begins or resumes as begin_upload does, then takes bytes from `offset` on, which must be a multiple of 4 MiB below
+  /// `size` (INVALID_ARGUMENT). Several writers may work on one upload; two on one chunk are safe, the newer goes on.
   Result<ChunkWriter> write_upload(const UploadRequest& request, std::uint64_t offset);
 
   /// Where the sealed update of a task stands. NOT_FOUND if its upload is not complete.
   Result<std::string> spool_file(const std::string& task, const std::string& content_id) const;
 
-  /// The task is decided, its exchange durable: its spool files and partial uploads go. Writers still at it get ABORTED.
-  /// Freeing a large file takes milliseconds: not on a thread that must answer.
+  /// The task is decided, its exchange durable: its spool files and partial uploads go. Writers still at it get
+  /// ABORTED. Freeing a large file takes milliseconds: not on a thread that must answer.
   void end_task(const std::string& task);
 
   /// The same for partial uploads to which nothing was written for `idle_seconds`; how many there were.
@@ -187,9 +187,9 @@ class CargoStore {
 
   // ---- the whole ----
 
-  /// Removes cargo and states that `live` does not name, uploads of its ended tasks, and sealed updates that neither an upload
-  /// nor an accepted task owns. Cargo and states that were put by this process stay until they were live once or were
-  /// removed, so that it may run while a version is being released. Store::collect calls it with the right sets.
+  /// Removes cargo and states that `live` does not name, uploads of its ended tasks, and sealed updates that neither an
+  /// upload nor an accepted task owns. Cargo and states that were put by this process stay until they were live once or
+  /// were removed, so that it may run while a version is being released. Store::collect calls it with the right sets.
   Result<CollectReport> collect(const LiveFiles& live);
 
   Result<std::uint64_t> free_bytes() const;

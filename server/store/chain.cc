@@ -71,8 +71,9 @@ std::string release_digest(const VersionRecord& version) {
 Result<ChainAnchor> ChainAnchor::open(const std::string& home, bool create) {
   const std::string path = join_path(home, "chain.head");
   if (!create && !path_exists(path)) {
-    return failed_precondition(path + " is missing, so nobody can tell whether skerry.db is the newest one; if this home was "
-                                      "restored from a backup, start once with --restored");
+    return failed_precondition(path +
+                               " is missing, so nobody can tell whether skerry.db is the newest one; if this home was "
+                               "restored from a backup, start once with --restored");
   }
   const bool fresh = !path_exists(path);
   SKERRY_ASSIGN(File file, File::open(path, OpenMode::kCreateOrOpen));
@@ -94,7 +95,8 @@ Result<ChainHead> ChainAnchor::read() const {
     if (!head.hash.empty() && (newest.hash.empty() || head.sequence > newest.sequence)) newest = std::move(head);
   }
   if (newest.hash.empty()) {
-    return data_loss(file_.path() + " is damaged; if skerry.db is known to be the newest one, start once with --restored");
+    return data_loss(file_.path() +
+                     " is damaged; if skerry.db is known to be the newest one, start once with --restored");
   }
   return newest;
 }

@@ -35,12 +35,12 @@ std::string link_hash(std::string_view previous, const ReceiptRecord& link);
 /// Hex digest of the task ids that a version contains, in their order.
 std::string counted_digest(const std::vector<std::string>& tasks);
 
-/// Hex digest of what is released: run, fragment, version, exchange, the ids and sizes of whole and step, the counted updates.
-/// It is the `reason` of the version's RELEASED link. The optimizer's state and `kept` are not part of it.
+/// Hex digest of what is released: run, fragment, version, exchange, the ids and sizes of whole and step, the counted
+/// updates. It is the `reason` of the version's RELEASED link. The optimizer's state and `kept` are not part of it.
 std::string release_digest(const VersionRecord& version);
 
-/// `<home>/chain.head`: the newest acknowledged link, kept outside the database so that a database that has lost its last
-/// commits is noticed. Two slots, written in turn; never synced, because an anchor that is behind does no harm.
+/// `<home>/chain.head`: the newest acknowledged link, kept outside the database so that a database that has lost its
+/// last commits is noticed. Two slots, written in turn; never synced, because an anchor that is behind does no harm.
 class ChainAnchor {
  public:
   /// FAILED_PRECONDITION if there is none and `create` is false.

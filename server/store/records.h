@@ -59,8 +59,8 @@ struct TaskRecord {
   std::string chain;          ///< hex SHA-256: the head of the receipt chain after its last receipt
 };
 
-/// One link of the chain: an acceptance, a decision, or a release (then `subject` is the fragment, `node` is empty and `reason`
-/// the digest of what was released).
+/// One link of the chain: an acceptance, a decision, or a release (then `subject` is the fragment, `node` is empty and
+/// `reason` the digest of what was released).
 struct ReceiptRecord {
   std::uint64_t sequence = 0;  ///< from 1, without gaps
   std::string kind;            ///< "ACCEPTED", "COUNTED", "DISCARDED", "RELEASED"
@@ -90,8 +90,8 @@ struct VersionRecord {
   StoredBlob whole;            ///< the fragment's safetensors file
   StoredBlob step;             ///< the encoded outer step; none for version 0 and for encoding f32
   std::string step_encoding;
-  /// The outer optimizer's state after this version: the name of a state file of the cargo store, or the bytes themselves.
-  /// Both empty: none. Only the newest two versions have it.
+  /// The outer optimizer's state after this version: the name of a state file of the cargo store, or the bytes
+  /// themselves. Both empty: none. Only the newest two versions have it.
   std::string state_name;
   std::string state_bytes;
   std::uint64_t state_size = 0;

@@ -17,15 +17,16 @@ std::uint64_t to_number(const std::string& text) {
   return number;
 }
 
-/// A new epoch after `previous` ("" at first): the serial plus 1, and something random, because two restores of one backup
-/// must not have the same.
+/// A new epoch after `previous` ("" at first): the serial plus 1, and something random, because two restores of one
+/// backup must not have the same.
 std::string next_epoch(const std::string& previous, Random& random) {
   return std::to_string(to_number(previous.substr(0, previous.find('-'))) + 1) + "-" + random_hex(random, 4);
 }
 
 /// Compares what is in the database with what was acknowledged last.
 Result<void> check_against_anchor(sqlite::Database& database, const ChainHead& head, const ChainHead& acknowledged) {
-  const std::string advice = "; if this home was restored from a backup, start once with --restored, else restore a newer backup";
+  const std::string advice =
+      "; if this home was restored from a backup, start once with --restored, else restore a newer backup";
   if (acknowledged.sequence > head.sequence) {
     return data_loss("skerry.db ends at receipt " + std::to_string(head.sequence) + ", but receipt " +
                      std::to_string(acknowledged.sequence) + " was acknowledged: the newest rows are lost" + advice);
@@ -34,8 +35,8 @@ Result<void> check_against_anchor(sqlite::Database& database, const ChainHead& h
   SKERRY_ASSIGN(auto row, database.query("SELECT hash FROM receipts WHERE sequence = ?", acknowledged.sequence));
   SKERRY_ASSIGN(bool found, row.next());
   if (!found || row.blob_view(0) != acknowledged.hash) {
-    return data_loss("receipt " + std::to_string(acknowledged.sequence) + " in skerry.db is not the one that was acknowledged" +
-                     advice);
+    return data_loss("receipt " + std::to_string(acknowledged.sequence) +
+                     " in skerry.db is not the one that was acknowledged" + advice);
   }
   return {};
 }

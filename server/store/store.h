@@ -30,8 +30,8 @@
 
 namespace skerry::server {
 
-/// Operations that become durable together, in the order in which they were added. Plain data: building one touches nothing,
-/// and one whose commit failed for a full disk can be committed again.
+/// Operations that become durable together, in the order in which they were added. Plain data: building one touches
+/// nothing, and one whose commit failed for a full disk can be committed again.
 class Batch {
  public:
   /// A new run, or all fields of a known one.
@@ -55,16 +55,18 @@ class Batch {
   void discard(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange, std::string reason,
                std::int64_t now_ms);
 
-  /// A version is released: after this commit it exists. Its cargo must be durable already. Add it after the count()s of the
-  /// updates it contains.
+  /// A version is released: after this commit it exists. Its cargo must be durable already. Add it after the count()s
+  /// of the updates it contains.
   void release(VersionRecord version);
 
   /// Marks a version as one that pruning passes over, or takes the mark back.
   void keep_version(std::string run_id, std::string fragment, std::uint64_t version, bool kept);
 
-  /// Forgets versions of a fragment, and optimizer states that are older than the newest two versions. Add it to the batch that
-  /// releases a version. Forgotten are all but the newest `latest` (at least 2), the kept ones and those in `needed`.
-  void prune_versions(std::string run_id, std::string fragment, std::uint64_t latest, std::vector<std::uint64_t> needed);
+  /// Forgets versions of a fragment, and optimizer states that are older than the newest two versions. Add it to the
+  /// batch that releases a version. Forgotten are all but the newest `latest` (at least 2), the kept ones and those in
+  /// `needed`.
+  void prune_versions(std::string run_id, std::string fragment, std::uint64_t latest,
+                      std::vector<std::uint64_t> needed);
 
   void add_metric(MetricRecord metric);
   void audit(AuditRecord entry);
@@ -76,9 +78,18 @@ class Batch {
  private:
   friend class Store;
   friend struct BatchWriter;
-  struct SetStatus { std::string run_id, status, reason; std::int64_t ended_ms; };
-  struct MachineRows { std::string run_id; std::map<std::string, std::string> rows; };
-  struct Accept { UpdateRecord update; std::int64_t now_ms; };
+  struct SetStatus {
+    std::string run_id, status, reason;
+    std::int64_t ended_ms;
+  };
+  struct MachineRows {
+    std::string run_id;
+    std::map<std::string, std::string> rows;
+  };
+  struct Accept {
+    UpdateRecord update;
+    std::int64_t now_ms;
+  };
   struct Decide {
     std::string task_id, run_id, node;
     UpdateState state;
@@ -86,17 +97,26 @@ class Batch {
     std::string reason;
     std::int64_t now_ms;
   };
-  struct Keep { std::string run_id, fragment; std::uint64_t version; bool kept; };
-  struct Prune { std::string run_id, fragment; std::uint64_t latest; std::vector<std::uint64_t> needed; };
-  using Operation = std::variant<RunRecord, SetStatus, TrafficRecord, MachineRows, Accept, Decide, VersionRecord, Keep, Prune,
-                                 MetricRecord, AuditRecord>;
+  struct Keep {
+    std::string run_id, fragment;
+    std::uint64_t version;
+    bool kept;
+  };
+  struct Prune {
+    std::string run_id, fragment;
+    std::uint64_t latest;
+    std::vector<std::uint64_t> needed;
+  };
+  using Operation = std::variant<RunRecord, SetStatus, TrafficRecord, MachineRows, Accept, Decide, VersionRecord, Keep,
+                                 Prune, MetricRecord, AuditRecord>;
   std::vector<Operation> operations_;
 };
 
 struct CommitReport {
   /// The chain's head after each receipt of the batch (accept, count, discard), in their order: Receipt.chain.
   std::vector<std::string> chains;
-  /// Nothing refers to these any more since this commit: give them to CargoStore::remove_cargo, remove_state and end_task.
+  /// Nothing refers to these any more since this commit: give them to CargoStore::remove_cargo, remove_state and
+  /// end_task.
   std::vector<std::string> unreferenced_cargo;
   std::vector<std::string> unreferenced_states;
   std::vector<std::string> decided_tasks;
@@ -124,7 +144,8 @@ class StoreReader {
   Result<std::map<std::string, std::uint64_t>> counted_by_node(const std::string& run_id);
 
   Result<std::optional<VersionRecord>> latest_version(const std::string& run_id, const std::string& fragment);
-  Result<std::optional<VersionRecord>> version(const std::string& run_id, const std::string& fragment, std::uint64_t version);
+  Result<std::optional<VersionRecord>> version(const std::string& run_id, const std::string& fragment,
+                                               std::uint64_t version);
   /// Every version still stored, by fragment and version; without inline bytes unless `with_bytes`.
   Result<std::vector<VersionRecord>> versions(const std::string& run_id, bool with_bytes = false);
 
@@ -158,11 +179,11 @@ struct StoreOptions {
 /// The writer, and a reader on the same connection. One thread, the coordinator's core.
 class Store : public StoreReader {
  public:
-  /// Opens or makes `<home>/skerry.db`, brings its schema up to date and checks the newest part of the receipt chain: from the
-  /// last checkpoint on, every link's hash, the releases among them, and the head against `<home>/chain.head`.
+  /// Opens or makes `<home>/skerry.db`, brings its schema up to date and checks the newest part of the receipt chain:
+  /// from the last checkpoint on, every link's hash, the releases among them, and the head against `<home>/chain.head`.
   ///
-  /// DATA_LOSS naming the row: altered or lost rows; or a database that is older than what was acknowledged (then: restore with
-  /// StoreOptions::restored if it is a backup). FAILED_PRECONDITION: a newer schema.
+  /// DATA_LOSS naming the row: altered or lost rows; or a database that is older than what was acknowledged (then:
+  /// restore with StoreOptions::restored if it is a backup). FAILED_PRECONDITION: a newer schema.
   static Result<Store> open(const std::string& home, Random& random, const StoreOptions& options = {});
 
   Store(Store&&) noexcept;
@@ -172,9 +193,9 @@ class Store : public StoreReader {
   /// A reader for another thread, on a connection of its own.
   Result<StoreReader> open_reader() const;
 
-  /// All of the batch or nothing, durable when it returns. Nothing of the store changes on an error: RESOURCE_EXHAUSTED (disk
-  /// full: the same batch may be committed later), ALREADY_EXISTS or FAILED_PRECONDITION naming the task or version that was
-  /// decided or released before, DATA_LOSS (the disk).
+  /// All of the batch or nothing, durable when it returns. Nothing of the store changes on an error: RESOURCE_EXHAUSTED
+  /// (disk full: the same batch may be committed later), ALREADY_EXISTS or FAILED_PRECONDITION naming the task or
+  /// version that was decided or released before, DATA_LOSS (the disk).
   Result<CommitReport> commit(const Batch& batch);
 
   /// Names this life of the federation: changes when a backup is restored. "1-5f0c9a12": a serial and something random.
@@ -184,16 +205,17 @@ class Store : public StoreReader {
   std::string chain_head() const;
   std::uint64_t chain_length() const;
 
-  /// Checks that every file that a released version refers to is there with its size. DATA_LOSS naming run, fragment, version
-  /// and file.
+  /// Checks that every file that a released version refers to is there with its size. DATA_LOSS naming run, fragment,
+  /// version and file.
   Result<void> check_files(const CargoStore& cargo);
 
-  /// Removes what no row refers to, at start and whenever there is time: cargo and states of pruned versions, spool files of
-  /// tasks that are decided or whose run has ended. What was put by this process and not released yet stays.
+  /// Removes what no row refers to, at start and whenever there is time: cargo and states of pruned versions, spool
+  /// files of tasks that are decided or whose run has ended. What was put by this process and not released yet stays.
   Result<CollectReport> collect(CargoStore& cargo);
 
-  /// Everything there is to check: the whole chain, each task against its receipts, each version against its release, SQLite's own
-  /// check, and every cargo file's bytes against its id. Takes a while. DATA_LOSS naming the first row or file that is wrong.
+  /// Everything there is to check: the whole chain, each task against its receipts, each version against its release,
+  /// SQLite's own check, and every cargo file's bytes against its id. Takes a while. DATA_LOSS naming the first row or
+  /// file that is wrong.
   Result<void> verify(const CargoStore& cargo);
 
  private:

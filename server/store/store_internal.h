@@ -16,7 +16,8 @@ namespace skerry::server {
 inline constexpr std::uint64_t kCheckpointEvery = 4096;
 
 struct Store::State {
-  State(std::string home_path, ChainAnchor chain_anchor) : home(std::move(home_path)), anchor(std::move(chain_anchor)) {}
+  State(std::string home_path, ChainAnchor chain_anchor)
+      : home(std::move(home_path)), anchor(std::move(chain_anchor)) {}
 
   std::string home;
   std::string epoch;
@@ -41,7 +42,8 @@ ReceiptRecord read_receipt(const sqlite::Statement& row);
 
 /// Columns of a version in the order that read_version wants.
 inline constexpr std::string_view kVersionColumns =
-    "run_id, fragment, version, exchange, whole_id, whole_size, whole_bytes, step_id, step_size, step_bytes, step_encoding, "
+    "run_id, fragment, version, exchange, whole_id, whole_size, whole_bytes, step_id, step_size, step_bytes, "
+    "step_encoding, "
     "state_name, state_size, state_bytes, counted_digest, chain, time_ms, kept";
 VersionRecord read_version(const sqlite::Statement& row, bool with_bytes);
 

@@ -72,7 +72,8 @@ MetricRecord read_metric(const sqlite::Statement& row) {
 
 /// All rows of a query, each made a value by `read`.
 template <typename T, typename Read, typename... Args>
-Result<std::vector<T>> collect_rows(sqlite::Database& database, const std::string& sql, Read read, const Args&... args) {
+Result<std::vector<T>> collect_rows(sqlite::Database& database, const std::string& sql, Read read,
+                                    const Args&... args) {
   SKERRY_ASSIGN(auto row, database.query(sql, args...));
   std::vector<T> values;
   for (;;) {
@@ -91,7 +92,8 @@ Result<std::optional<T>> first_row(sqlite::Database& database, const std::string
   return std::optional<T>(read(row));
 }
 
-Result<std::map<std::string, std::uint64_t>> read_decisions(sqlite::Database& database, const std::string& run_id, UpdateState state) {
+Result<std::map<std::string, std::uint64_t>> read_decisions(sqlite::Database& database, const std::string& run_id,
+                                                            UpdateState state) {
   SKERRY_ASSIGN(auto row, database.query("SELECT name, updates FROM decisions WHERE run_id = ? AND state = ?", run_id,
                                          static_cast<int>(state)));
   std::map<std::string, std::uint64_t> counts;
@@ -110,8 +112,10 @@ std::string metrics_to_json(const std::vector<MetricValue>& metrics) {
   json list = json::array();
   for (const MetricValue& metric : metrics) {
     json value = metric.value;
-    if (std::isnan(metric.value)) value = "nan";
-    else if (std::isinf(metric.value)) value = metric.value > 0 ? "inf" : "-inf";
+    if (std::isnan(metric.value))
+      value = "nan";
+    else if (std::isinf(metric.value))
+      value = metric.value > 0 ? "inf" : "-inf";
     list.push_back({metric.name, value});
   }
   return list.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -124,9 +128,12 @@ std::vector<MetricValue> metrics_from_json(std::string_view text) {
   for (const json& entry : list) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string()) continue;
     double value = std::numeric_limits<double>::quiet_NaN();
-    if (entry[1].is_number()) value = entry[1].get<double>();
-    else if (entry[1] == "inf") value = std::numeric_limits<double>::infinity();
-    else if (entry[1] == "-inf") value = -std::numeric_limits<double>::infinity();
+    if (entry[1].is_number())
+      value = entry[1].get<double>();
+    else if (entry[1] == "inf")
+      value = std::numeric_limits<double>::infinity();
+    else if (entry[1] == "-inf")
+      value = -std::numeric_limits<double>::infinity();
     metrics.push_back({entry[0].get<std::string>(), value});
   }
   return metrics;
@@ -145,14 +152,16 @@ std::vector<SpooledPayload> spooled_from_json(std::string_view text) {
   json list = json::parse(text, nullptr, false);
   if (!list.is_array()) return spooled;
   for (const json& entry : list) {
-    if (!entry.is_array() || entry.size() != 3 || !entry[0].is_string() || !entry[1].is_string() || !entry[2].is_number_unsigned()) continue;
+    if (!entry.is_array() || entry.size() != 3 || !entry[0].is_string() || !entry[1].is_string() ||
+        !entry[2].is_number_unsigned())
+      continue;
     spooled.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(), entry[2].get<std::uint64_t>()});
   }
   return spooled;
 }
 
 ReceiptRecord read_receipt(const sqlite::Statement& row) {
-  return {row.uint64(0), row.text(1), row.text(2), row.text(3), row.text(4),
+  return {row.uint64(0), row.text(1),   row.text(2), row.text(3),  row.text(4),
           row.uint64(5), row.uint64(6), row.text(7), row.int64(8), row.blob(9)};
 }
 
@@ -208,18 +217,19 @@ Result<std::map<std::string, std::string>> StoreReader::machine_rows(const std::
 
 Result<std::optional<TaskRecord>> StoreReader::task(const std::string& task_id) {
   auto read = [](const sqlite::Statement& row) {
-    return TaskRecord{row.text(0), row.text(1), row.text(2), static_cast<UpdateState>(row.int64(3)), row.uint64(4), row.uint64(5),
-                      row.text(6), to_hex(row.blob_view(7))};
+    return TaskRecord{row.text(0),   row.text(1),   row.text(2), static_cast<UpdateState>(row.int64(3)),
+                      row.uint64(4), row.uint64(5), row.text(6), to_hex(row.blob_view(7))};
   };
-  return first_row<TaskRecord>(database_,
-                               "SELECT task_id, tasks.run_id, tasks.node, state, tasks.exchange, tasks.version, tasks.reason, hash "
-                               "FROM tasks LEFT JOIN receipts USING (sequence) WHERE task_id = ?",
-                               read, task_id);
+  return first_row<TaskRecord>(
+      database_,
+      "SELECT task_id, tasks.run_id, tasks.node, state, tasks.exchange, tasks.version, tasks.reason, hash "
+      "FROM tasks LEFT JOIN receipts USING (sequence) WHERE task_id = ?",
+      read, task_id);
 }
 
 Result<std::vector<UpdateRecord>> StoreReader::accepted_updates(const std::string& run_id) {
-  return collect_rows<UpdateRecord>(database_, kSelectUpdate + "WHERE run_id = ? AND state = 2 ORDER BY exchange, task_id", read_update,
-                                    run_id);
+  return collect_rows<UpdateRecord>(
+      database_, kSelectUpdate + "WHERE run_id = ? AND state = 2 ORDER BY exchange, task_id", read_update, run_id);
 }
 
 Result<std::optional<UpdateRecord>> StoreReader::update(const std::string& task_id) {
@@ -244,7 +254,8 @@ VersionRecord read_whole_version(const sqlite::Statement& row) { return read_ver
 
 }  // namespace
 
-Result<std::optional<VersionRecord>> StoreReader::latest_version(const std::string& run_id, const std::string& fragment) {
+Result<std::optional<VersionRecord>> StoreReader::latest_version(const std::string& run_id,
+                                                                 const std::string& fragment) {
   return first_row<VersionRecord>(database_,
                                   select_versions("WHERE run_id = ? AND fragment = ? ORDER BY version DESC LIMIT 1"),
                                   read_whole_version, run_id, fragment);
@@ -257,8 +268,9 @@ Result<std::optional<VersionRecord>> StoreReader::version(const std::string& run
 }
 
 Result<std::vector<VersionRecord>> StoreReader::versions(const std::string& run_id, bool with_bytes) {
-  return collect_rows<VersionRecord>(database_, select_versions("WHERE run_id = ? ORDER BY fragment, version"),
-                                     [with_bytes](const sqlite::Statement& row) { return read_version(row, with_bytes); }, run_id);
+  return collect_rows<VersionRecord>(
+      database_, select_versions("WHERE run_id = ? ORDER BY fragment, version"),
+      [with_bytes](const sqlite::Statement& row) { return read_version(row, with_bytes); }, run_id);
 }
 
 Result<std::vector<MetricRecord>> StoreReader::metrics(const std::string& run_id) {
@@ -266,7 +278,8 @@ Result<std::vector<MetricRecord>> StoreReader::metrics(const std::string& run_id
 }
 
 Result<std::optional<MetricRecord>> StoreReader::latest_metric(const std::string& run_id, const std::string& kind) {
-  return first_row<MetricRecord>(database_, kSelectMetric + "WHERE run_id = ? AND kind = ? AND node = '' ORDER BY id DESC LIMIT 1",
+  return first_row<MetricRecord>(database_,
+                                 kSelectMetric + "WHERE run_id = ? AND kind = ? AND node = '' ORDER BY id DESC LIMIT 1",
                                  read_metric, run_id, kind);
 }
 
@@ -277,8 +290,9 @@ Result<std::vector<ReceiptRecord>> StoreReader::receipts(std::uint64_t first, st
     return receipt;
   };
   return collect_rows<ReceiptRecord>(
-      database_, "SELECT " + std::string(kReceiptColumns) + " FROM receipts WHERE sequence >= ? ORDER BY sequence LIMIT ?", read, first,
-      limit);
+      database_,
+      "SELECT " + std::string(kReceiptColumns) + " FROM receipts WHERE sequence >= ? ORDER BY sequence LIMIT ?", read,
+      first, limit);
 }
 
 Result<std::vector<TrafficRecord>> StoreReader::traffic(const std::string& run_id) {
@@ -295,14 +309,16 @@ Result<std::vector<AuditRecord>> StoreReader::audit_log(std::uint64_t newest) {
   };
   return collect_rows<AuditRecord>(
       database_,
-      "SELECT time_ms, who, action, subject, detail FROM (SELECT * FROM audit ORDER BY id DESC LIMIT ?) ORDER BY id", read, newest);
+      "SELECT time_ms, who, action, subject, detail FROM (SELECT * FROM audit ORDER BY id DESC LIMIT ?) ORDER BY id",
+      read, newest);
 }
 
 Result<LiveFiles> StoreReader::live_files() {
   LiveFiles live;
   {
-    SKERRY_ASSIGN(auto row, database_.query("SELECT iif(whole_bytes IS NULL, whole_id, ''), iif(step_bytes IS NULL, step_id, ''), "
-                                            "state_name FROM versions"));
+    SKERRY_ASSIGN(auto row, database_.query(
+                                "SELECT iif(whole_bytes IS NULL, whole_id, ''), iif(step_bytes IS NULL, step_id, ''), "
+                                "state_name FROM versions"));
     for (;;) {
       SKERRY_ASSIGN(bool more, row.next());
       if (!more) break;

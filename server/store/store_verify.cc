@@ -13,33 +13,43 @@ namespace {
 const std::string kRestore = "; the database was altered or damaged, restore it from a backup";
 
 std::string name_of(const VersionRecord& version) {
-  return "version " + std::to_string(version.version) + " of fragment " + version.fragment + " of run " + version.run_id;
+  return "version " + std::to_string(version.version) + " of fragment " + version.fragment + " of run " +
+         version.run_id;
 }
 
 std::string state_kind(std::int64_t state) {
   switch (static_cast<UpdateState>(state)) {
-    case UpdateState::kAccepted: return "ACCEPTED";
-    case UpdateState::kCounted: return "COUNTED";
-    case UpdateState::kDiscarded: return "DISCARDED";
-    default: return "of an unknown state";
+    case UpdateState::kAccepted:
+      return "ACCEPTED";
+    case UpdateState::kCounted:
+      return "COUNTED";
+    case UpdateState::kDiscarded:
+      return "DISCARDED";
+    default:
+      return "of an unknown state";
   }
 }
 
 /// A task's row must say what its last receipt says.
 Result<void> check_task(sqlite::Database& database, const ReceiptRecord& link) {
-  SKERRY_ASSIGN(auto row, database.query("SELECT state, run_id, node, exchange, version, reason, body_sha256, sequence FROM tasks "
-                                         "WHERE task_id = ?", link.subject));
+  SKERRY_ASSIGN(auto row, database.query(
+                              "SELECT state, run_id, node, exchange, version, reason, body_sha256, sequence FROM tasks "
+                              "WHERE task_id = ?",
+                              link.subject));
   SKERRY_ASSIGN(bool found, row.next());
-  if (!found) return data_loss("task " + link.subject + " has receipt " + std::to_string(link.sequence) + " but no row" + kRestore);
+  if (!found)
+    return data_loss("task " + link.subject + " has receipt " + std::to_string(link.sequence) + " but no row" +
+                     kRestore);
   if (row.uint64(7) > link.sequence) return {};  // a later link is compared instead
   const bool accepted = link.kind == "ACCEPTED";
-  const bool same = state_kind(row.int64(0)) == link.kind && row.text_view(1) == link.run_id && row.text_view(2) == link.node &&
-                    row.uint64(3) == link.exchange && row.uint64(4) == link.version &&
+  const bool same = state_kind(row.int64(0)) == link.kind && row.text_view(1) == link.run_id &&
+                    row.text_view(2) == link.node && row.uint64(3) == link.exchange && row.uint64(4) == link.version &&
                     (accepted ? row.text_view(6) : row.text_view(5)) == link.reason && row.uint64(7) == link.sequence;
   if (!same) {
     return data_loss("the row of task " + link.subject + " (" + state_kind(row.int64(0)) + ", exchange " + row.text(3) +
-                     ", version " + row.text(4) + ") is not what receipt " + std::to_string(link.sequence) + " says (" + link.kind +
-                     ", exchange " + std::to_string(link.exchange) + ", version " + std::to_string(link.version) + ")" + kRestore);
+                     ", version " + row.text(4) + ") is not what receipt " + std::to_string(link.sequence) + " says (" +
+                     link.kind + ", exchange " + std::to_string(link.exchange) + ", version " +
+                     std::to_string(link.version) + ")" + kRestore);
   }
   return {};
 }
@@ -47,13 +57,14 @@ Result<void> check_task(sqlite::Database& database, const ReceiptRecord& link) {
 Result<void> check_inline(const VersionRecord& version, const StoredBlob& blob, const char* what) {
   if (blob.bytes.empty()) return {};
   if (blob.bytes.size() != blob.size || content_id(std::string_view(blob.bytes)) != blob.content_id) {
-    return data_loss("the " + std::string(what) + " of " + name_of(version) + " is damaged: its bytes are not those of " +
-                     blob.content_id + kRestore);
+    return data_loss("the " + std::string(what) + " of " + name_of(version) +
+                     " is damaged: its bytes are not those of " + blob.content_id + kRestore);
   }
   return {};
 }
 
-Result<void> check_size(Result<std::uint64_t> found, std::uint64_t size, const VersionRecord& version, const std::string& path) {
+Result<void> check_size(Result<std::uint64_t> found, std::uint64_t size, const VersionRecord& version,
+                        const std::string& path) {
   if (!found.ok() && found.error().code != Code::kNotFound) return found.error();
   if (found.ok() && *found == size) return {};
   return data_loss(name_of(version) + " refers to " + path + " of " + std::to_string(size) + " bytes, " +
@@ -64,10 +75,14 @@ Result<void> check_size(Result<std::uint64_t> found, std::uint64_t size, const V
 /// What the stored versions keep outside the database: in each record `content_id` is empty where that is in the row.
 template <typename Use>
 Result<void> for_each_version_with_files(sqlite::Database& database, Use use) {
-  SKERRY_ASSIGN(auto row, database.query(
-      "SELECT run_id, fragment, version, exchange, iif(whole_bytes IS NULL, whole_id, ''), whole_size, x'', "
-      "iif(step_bytes IS NULL, step_id, ''), step_size, x'', step_encoding, state_name, state_size, x'', counted_digest, chain, time_ms, kept "
-      "FROM versions WHERE whole_bytes IS NULL OR step_bytes IS NULL OR state_name <> '' ORDER BY run_id, fragment, version"));
+  SKERRY_ASSIGN(
+      auto row,
+      database.query(
+          "SELECT run_id, fragment, version, exchange, iif(whole_bytes IS NULL, whole_id, ''), whole_size, x'', "
+          "iif(step_bytes IS NULL, step_id, ''), step_size, x'', step_encoding, state_name, state_size, x'', "
+          "counted_digest, chain, time_ms, kept "
+          "FROM versions WHERE whole_bytes IS NULL OR step_bytes IS NULL OR state_name <> '' ORDER BY run_id, "
+          "fragment, version"));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return {};
@@ -83,18 +98,20 @@ Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from) {
     SKERRY_ASSIGN(auto row, database.query("SELECT hash FROM receipts WHERE sequence = ?", head.sequence));
     SKERRY_ASSIGN(bool found, row.next());
     if (!found || row.blob_view(0) != head.hash) {
-      return data_loss("receipt " + std::to_string(head.sequence) + " is not the one of the last checkpoint" + kRestore);
+      return data_loss("receipt " + std::to_string(head.sequence) + " is not the one of the last checkpoint" +
+                       kRestore);
     }
   }
-  SKERRY_ASSIGN(auto row, database.query("SELECT " + std::string(kReceiptColumns) + " FROM receipts WHERE sequence > ? ORDER BY sequence",
+  SKERRY_ASSIGN(auto row, database.query("SELECT " + std::string(kReceiptColumns) +
+                                             " FROM receipts WHERE sequence > ? ORDER BY sequence",
                                          head.sequence));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return head;
     const ReceiptRecord link = read_receipt(row);
     if (link.sequence != head.sequence + 1) {
-      return data_loss("receipt " + std::to_string(head.sequence + 1) + " is lost: after " + std::to_string(head.sequence) + " comes " +
-                       std::to_string(link.sequence) + kRestore);
+      return data_loss("receipt " + std::to_string(head.sequence + 1) + " is lost: after " +
+                       std::to_string(head.sequence) + " comes " + std::to_string(link.sequence) + kRestore);
     }
     if (link_hash(head.hash, link) != link.hash) {
       return data_loss("receipt " + std::to_string(link.sequence) + " (" + link.kind + " " + link.subject +
@@ -108,13 +125,15 @@ Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from) {
 Result<void> check_versions(sqlite::Database& database, std::uint64_t from_sequence, bool all_bytes) {
   // The newest release of each fragment among the links looked at must be stored.
   {
-    SKERRY_ASSIGN(auto row, database.query(
-        "SELECT run_id, subject, max(version) FROM receipts WHERE sequence > ? AND kind = 'RELEASED' GROUP BY run_id, subject", from_sequence));
+    SKERRY_ASSIGN(auto row, database.query("SELECT run_id, subject, max(version) FROM receipts WHERE sequence > ? AND "
+                                           "kind = 'RELEASED' GROUP BY run_id, subject",
+                                           from_sequence));
     for (;;) {
       SKERRY_ASSIGN(bool more, row.next());
       if (!more) break;
-      SKERRY_ASSIGN(auto stored, database.query("SELECT 1 FROM versions WHERE run_id = ? AND fragment = ? AND version = ?",
-                                                row.text(0), row.text(1), row.int64(2)));
+      SKERRY_ASSIGN(auto stored,
+                    database.query("SELECT 1 FROM versions WHERE run_id = ? AND fragment = ? AND version = ?",
+                                   row.text(0), row.text(1), row.int64(2)));
       SKERRY_ASSIGN(bool found, stored.next());
       if (!found) {
         return data_loss("version " + row.text(2) + " of fragment " + row.text(1) + " of run " + row.text(0) +
@@ -122,17 +141,24 @@ Result<void> check_versions(sqlite::Database& database, std::uint64_t from_seque
       }
     }
   }
-  SKERRY_ASSIGN(auto row, database.query(
-      "SELECT v.run_id, v.fragment, v.version, v.exchange, whole_id, whole_size, iif(?1 OR v.version = newest.version, whole_bytes, x''), "
-      "step_id, step_size, iif(?1 OR v.version = newest.version, step_bytes, x''), step_encoding, state_name, state_size, x'', "
-      "counted_digest, chain, v.time_ms, kept, r.kind, r.reason, r.hash FROM versions AS v "
-      "JOIN (SELECT run_id, fragment, max(version) AS version FROM versions GROUP BY run_id, fragment) AS newest "
-      "ON newest.run_id = v.run_id AND newest.fragment = v.fragment LEFT JOIN receipts AS r ON r.sequence = v.sequence", all_bytes));
+  SKERRY_ASSIGN(
+      auto row,
+      database.query(
+          "SELECT v.run_id, v.fragment, v.version, v.exchange, whole_id, whole_size, iif(?1 OR v.version = "
+          "newest.version, whole_bytes, x''), "
+          "step_id, step_size, iif(?1 OR v.version = newest.version, step_bytes, x''), step_encoding, state_name, "
+          "state_size, x'', "
+          "counted_digest, chain, v.time_ms, kept, r.kind, r.reason, r.hash FROM versions AS v "
+          "JOIN (SELECT run_id, fragment, max(version) AS version FROM versions GROUP BY run_id, fragment) AS newest "
+          "ON newest.run_id = v.run_id AND newest.fragment = v.fragment LEFT JOIN receipts AS r ON r.sequence = "
+          "v.sequence",
+          all_bytes));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return {};
     const VersionRecord version = read_version(row, true);
-    if (row.text_view(18) != "RELEASED" || row.text_view(19) != release_digest(version) || to_hex(row.blob_view(20)) != version.chain) {
+    if (row.text_view(18) != "RELEASED" || row.text_view(19) != release_digest(version) ||
+        to_hex(row.blob_view(20)) != version.chain) {
       return data_loss("the row of " + name_of(version) + " is not what was released" + kRestore);
     }
     SKERRY_TRY(check_inline(version, version.whole, "model"));
@@ -141,14 +167,14 @@ Result<void> check_versions(sqlite::Database& database, std::uint64_t from_seque
 }
 
 Result<void> check_accepted(sqlite::Database& database) {
-  SKERRY_ASSIGN(auto row, database.query(
-      "SELECT task_id, body_sha256, body IS NULL, body FROM tasks LEFT JOIN bodies ON bodies.task = tasks.id WHERE state = 2"));
+  SKERRY_ASSIGN(auto row, database.query("SELECT task_id, body_sha256, body IS NULL, body FROM tasks LEFT JOIN bodies "
+                                         "ON bodies.task = tasks.id WHERE state = 2"));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return {};
     if (row.int64(2) != 0 || sha256_hex(row.blob_view(3)) != row.text_view(1)) {
-      return data_loss("the accepted update of task " + row.text(0) + " is " + (row.int64(2) != 0 ? "lost" : "not what was signed") +
-                       kRestore);
+      return data_loss("the accepted update of task " + row.text(0) + " is " +
+                       (row.int64(2) != 0 ? "lost" : "not what was signed") + kRestore);
     }
   }
 }
@@ -157,7 +183,8 @@ Result<void> Store::check_files(const CargoStore& cargo) {
   auto check = [&](const VersionRecord& version) -> Result<void> {
     for (const StoredBlob* blob : {&version.whole, &version.step}) {
       if (blob->content_id.empty()) continue;
-      SKERRY_TRY(check_size(cargo.cargo_size(blob->content_id), blob->size, version, cargo.cargo_path(blob->content_id)));
+      SKERRY_TRY(
+          check_size(cargo.cargo_size(blob->content_id), blob->size, version, cargo.cargo_path(blob->content_id)));
     }
     if (version.state_name.empty()) return {};
     const std::string path = cargo.state_path(version.state_name);

@@ -13,8 +13,8 @@ namespace {
 constexpr std::string_view kInfoMagic = "skerry-upload-v1";
 
 std::string info_header(const UploadRequest& request) {
-  std::string header = std::string(kInfoMagic) + "\n" + request.task + "\n" + request.node + "\n" + request.content_id + "\n" +
-                       std::to_string(request.size) + "\n";
+  std::string header = std::string(kInfoMagic) + "\n" + request.task + "\n" + request.node + "\n" + request.content_id +
+                       "\n" + std::to_string(request.size) + "\n";
   header.resize(kInfoHeaderBytes, '\0');
   return header;
 }
@@ -33,7 +33,8 @@ std::array<std::byte, kInfoSlotBytes> slot_of(std::uint64_t chunk, const ChunkHa
 }
 
 /// Makes an upload ready, with these chunks there already.
-void publish(Upload& upload, File part, File info, const std::vector<std::uint64_t>& chunks, const std::vector<ChunkHash>& hashes) {
+void publish(Upload& upload, File part, File info, const std::vector<std::uint64_t>& chunks,
+             const std::vector<ChunkHash>& hashes) {
   std::lock_guard lock(upload.mutex);
   upload.part = std::make_shared<File>(std::move(part));
   upload.info = std::make_shared<File>(std::move(info));
@@ -148,8 +149,10 @@ UploadStatus status_of(Upload& upload) {
     if (upload.ready && upload.present[chunk]) continue;
     std::uint64_t first = chunk * kChunkBytes;
     std::uint64_t last = first + chunk_size(upload.request.size, chunk) - 1;
-    if (!status.missing.empty() && status.missing.back().last + 1 == first) status.missing.back().last = last;
-    else status.missing.push_back({first, last});
+    if (!status.missing.empty() && status.missing.back().last + 1 == first)
+      status.missing.back().last = last;
+    else
+      status.missing.push_back({first, last});
   }
   return status;
 }
@@ -167,12 +170,13 @@ void end_upload(Upload& upload) {
 namespace {
 
 Error ended_error(const UploadRequest& request) {
-  return {Code::kAborted, "the upload of " + request.content_id + " was ended: its task is decided, or its content was wrong", true};
+  return {Code::kAborted,
+          "the upload of " + request.content_id + " was ended: its task is decided, or its content was wrong", true};
 }
 
 Error superseded_error(const UploadRequest& request, std::uint64_t chunk) {
-  return {Code::kAborted, "a newer writer took over chunk " + std::to_string(chunk) + " of the upload of " + request.content_id,
-          true};
+  return {Code::kAborted,
+          "a newer writer took over chunk " + std::to_string(chunk) + " of the upload of " + request.content_id, true};
 }
 
 }  // namespace

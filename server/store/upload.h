@@ -1,8 +1,9 @@
-// One upload on its way into the spool; shared by the CargoStore and the writers at work on it. Internal to server/store.
+// One upload on its way into the spool; shared by the CargoStore and the writers at work on it. Internal to
+// server/store.
 //
 // Its info file has a header of kInfoHeaderBytes (text lines, padded) and then a slot of kInfoSlotBytes per chunk: the
-// chunk's index + 1 and its hash, written when the chunk is complete. Nothing is synced before the end: a slot is believed
-// within the process that wrote it, and after a restart only once the chunk was read again and has that hash.
+// chunk's index + 1 and its hash, written when the chunk is complete. Nothing is synced before the end: a slot is
+// believed within the process that wrote it, and after a restart only once the chunk was read again and has that hash.
 #pragma once
 
 #include <atomic>
@@ -39,7 +40,7 @@ struct Upload {
 
   std::mutex work_mutex;  ///< held for what takes long and happens once: taking up after a restart, completing
 
-  std::mutex mutex;  ///< guards what follows; held briefly
+  std::mutex mutex;                  ///< guards what follows; held briefly
   std::shared_ptr<File> part, info;  ///< shared with the writers that hold a claim
   std::vector<ChunkHash> leaves;
   std::vector<bool> present;
@@ -57,7 +58,8 @@ struct Upload {
 /// What an info file's header says; DATA_LOSS if it is none.
 Result<UploadRequest> read_upload_info(const std::string& path);
 
-/// Makes `upload` ready: new files, or those that an earlier process left, whose chunks are read again. Repeating is cheap.
+/// Makes `upload` ready: new files, or those that an earlier process left, whose chunks are read again. Repeating is
+/// cheap.
 Result<void> prepare_upload(Upload& upload);
 
 /// What is missing of a ready upload.
@@ -79,7 +81,7 @@ struct ChunkWriter::State {
   std::shared_ptr<ChunkClaim> claim;  ///< null: between chunks, or passing over a chunk that is there
   std::shared_ptr<File> part, info;   ///< while there is a claim
   ChunkHasher hasher;
-  std::optional<Error> failed;        ///< the error that ended this writer
+  std::optional<Error> failed;  ///< the error that ended this writer
 
   Result<void> write(std::span<const std::byte> piece);
   Result<void> begin_chunk();

@@ -28,8 +28,8 @@ std::int64_t now_ms() {
   return static_cast<std::int64_t>(now.tv_sec) * 1000 + now.tv_nsec / 1'000'000;
 }
 
-/// Runs `command` under a shell that holds a pipe of ours: when the test process is gone, however it ended, the shell reads
-/// the end of file and kills the whole group.
+/// Runs `command` under a shell that holds a pipe of ours: when the test process is gone, however it ended, the shell
+/// reads the end of file and kills the whole group.
 std::vector<std::string> guarded(const std::vector<std::string>& command) {
   std::vector<std::string> wrapped = {
       "/bin/sh", "-c", "(read gone <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; exec \"$@\"", "skerry-test-child"};
@@ -45,8 +45,8 @@ std::string program(const std::string& name) {
 }
 
 std::vector<std::string> child_environment(const std::vector<std::string>& extra) {
-  std::vector<std::string> environment =
-      pick_environment({"PATH", "HOME", "TMPDIR", "LANG", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS", "LD_LIBRARY_PATH"});
+  std::vector<std::string> environment = pick_environment(
+      {"PATH", "HOME", "TMPDIR", "LANG", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS", "LD_LIBRARY_PATH"});
   for (char** entry = environ; *entry != nullptr; ++entry) {
     std::string text = *entry;
     if (text.starts_with("SKERRY_")) environment.push_back(text);
@@ -94,8 +94,10 @@ Finished run_program(const std::vector<std::string>& command, const std::vector<
     }
     if (entries[2].revents != 0) {
       std::size_t step = std::min<std::size_t>(input.size() - written, 4096);
-      if (!process.write_stdin(std::string_view(input).substr(written, step), 1000).ok()) written = input.size();
-      else written += step;
+      if (!process.write_stdin(std::string_view(input).substr(written, step), 1000).ok())
+        written = input.size();
+      else
+        written += step;
       if (written == input.size()) process.close_stdin();
     }
   }
@@ -127,8 +129,10 @@ struct Child::State {
       ssize_t count = ::read(log_read.get(), buffer.data(), buffer.size());
       if (count < 0 && errno == EINTR) continue;
       std::lock_guard lock(mutex);
-      if (count <= 0) log_ended = true;
-      else log.append(buffer.data(), static_cast<std::size_t>(count));
+      if (count <= 0)
+        log_ended = true;
+      else
+        log.append(buffer.data(), static_cast<std::size_t>(count));
       changed.notify_all();
       if (count <= 0) return;
     }
@@ -187,9 +191,8 @@ std::string Child::log() const {
 
 bool Child::wait_for_log(const std::string& text, std::int64_t timeout_ms) {
   std::unique_lock lock(state_->mutex);
-  state_->changed.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] {
-    return state_->log_ended || state_->log.find(text) != std::string::npos;
-  });
+  state_->changed.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                           [&] { return state_->log_ended || state_->log.find(text) != std::string::npos; });
   return state_->log.find(text) != std::string::npos;
 }
 

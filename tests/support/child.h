@@ -14,7 +14,8 @@ namespace skerry::test {
 /// The path of a built program: env SKERRY_BIN + "/" + name.
 std::string program(const std::string& name);
 
-/// The environment a child gets: PATH, HOME, TMPDIR, LANG, SKERRY_* and sanitizer options of ours, then `extra` ("NAME=value").
+/// The environment a child gets: PATH, HOME, TMPDIR, LANG, SKERRY_* and sanitizer options of ours, then `extra`
+/// ("NAME=value").
 std::vector<std::string> child_environment(const std::vector<std::string>& extra = {});
 
 struct Finished {
@@ -32,10 +33,12 @@ Finished run_program(const std::vector<std::string>& command, const std::vector<
                      const std::string& input = {}, std::int64_t timeout_ms = 60'000);
 
 /// A program in the background. Its stdout and stderr go, in order, to one log that the test can search. It does not
-/// outlive the test: its group is killed in the destructor, and a watching process ends it if the test itself is killed.
+/// outlive the test: its group is killed in the destructor, and a watching process ends it if the test itself is
+/// killed.
 class Child {
  public:
-  static Result<Child> start(const std::vector<std::string>& command, const std::vector<std::string>& extra_environment = {});
+  static Result<Child> start(const std::vector<std::string>& command,
+                             const std::vector<std::string>& extra_environment = {});
 
   Child(Child&&) noexcept;
   Child& operator=(Child&&) noexcept;

@@ -103,7 +103,8 @@ TEST_CASE("errors carry the SQL, SQLite's message and a code that says whose mis
   auto syntax = database->run("INSERT INTO nowhere VALUES (1)");
   REQUIRE_FALSE(syntax.ok());
   CHECK(syntax.error().code == Code::kInternal);
-  CHECK_THAT(syntax.error().message, Catch::Contains("no such table: nowhere") && Catch::Contains("INSERT INTO nowhere"));
+  CHECK_THAT(syntax.error().message,
+             Catch::Contains("no such table: nowhere") && Catch::Contains("INSERT INTO nowhere"));
   REQUIRE(database->run("INSERT INTO t VALUES (1, 'a')").ok());
   CHECK(database->run("INSERT INTO t VALUES (1, 'b')").error().code == Code::kAlreadyExists);
   CHECK(database->run("INSERT INTO t VALUES (2, NULL)").error().code == Code::kFailedPrecondition);

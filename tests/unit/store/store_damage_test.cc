@@ -36,9 +36,10 @@ TEST_CASE("receipts lost from the end are found, though what is left is consiste
   StoreFixture world;
   exchange(world, 1);
   // What SQLite itself would show after its log has lost the last commit: every table as it was before it.
-  world.tamper("DELETE FROM receipts WHERE sequence > 2; DELETE FROM versions; DELETE FROM decisions;"
-               "INSERT INTO bodies SELECT id, CAST('body of ' || task_id AS BLOB) || x'000000' FROM tasks;"
-               "UPDATE tasks SET state = 2, version = 0, sequence = id");
+  world.tamper(
+      "DELETE FROM receipts WHERE sequence > 2; DELETE FROM versions; DELETE FROM decisions;"
+      "INSERT INTO bodies SELECT id, CAST('body of ' || task_id AS BLOB) || x'000000' FROM tasks;"
+      "UPDATE tasks SET state = 2, version = 0, sequence = id");
   refuses_to_open(world, "ends at receipt 2, but receipt 5 was acknowledged");
 }
 

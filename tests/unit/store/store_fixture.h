@@ -90,7 +90,9 @@ inline UpdateRecord an_update(const std::string& task, const std::string& node =
   return update;
 }
 
-inline StoredBlob inline_blob(const std::string& bytes) { return {content_id(std::string_view(bytes)), bytes.size(), bytes}; }
+inline StoredBlob inline_blob(const std::string& bytes) {
+  return {content_id(std::string_view(bytes)), bytes.size(), bytes};
+}
 
 inline VersionRecord a_version(std::uint64_t version, std::vector<std::string> counted = {}) {
   VersionRecord record;

@@ -230,7 +230,8 @@ TEST_CASE("a process killed after commits but in the middle of one loses that on
     batch.put_run(a_run());
     batch.accept(an_update("r-1.1"), 100);
     if (!store->commit(batch).ok()) ::_exit(2);
-    if (!store->database().execute("BEGIN IMMEDIATE; INSERT INTO audit VALUES (NULL, 1, 'a', 'b', 'c', 'd')").ok()) ::_exit(3);
+    if (!store->database().execute("BEGIN IMMEDIATE; INSERT INTO audit VALUES (NULL, 1, 'a', 'b', 'c', 'd')").ok())
+      ::_exit(3);
     ::_exit(0);
   }
   int status = 0;
@@ -301,7 +302,8 @@ TEST_CASE("a collection through the store keeps what rows need and ends what is 
   batch.accept(an_update("r-1.2"), 1);
   world.commit(batch);
   const std::string id = content_id(std::string_view("payload"));
-  for (const char* task : {"r-1.1", "r-1.2", "r-1.3", "r-2.1"}) REQUIRE(world.cargo->begin_upload({task, "ada", id, 7}).ok());
+  for (const char* task : {"r-1.1", "r-1.2", "r-1.3", "r-2.1"})
+    REQUIRE(world.cargo->begin_upload({task, "ada", id, 7}).ok());
   auto report = world.store->collect(*world.cargo);
   REQUIRE(report.ok());
   CHECK(world.cargo->spool_tasks() == std::vector<std::string>{"r-1.2", "r-1.3"});
