@@ -129,7 +129,7 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
     return chain.ok() && !chain->empty() ? chain->front().not_after_ms() : 0;
   };
   Coordinator coordinator(options, {clock, random, store, *cargo, members, authenticator, metrics});
-  coordinator.on_fatal([](const Error&) { std::raise(SIGABRT); });
+  coordinator.on_fatal([](const Error&) { std::_Exit(kExitFailure); });  // what was accepted is safe; a restart goes on from it
 
   Gate gate(authenticator, clock, {}, &metrics);
   const std::unique_ptr<grpc::Service> fleet = make_fleet_service(gate, coordinator);

@@ -86,6 +86,27 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::RunDetail> {
   bool ended_ = false;
 };
 
+// Ends a call exactly once: with its answer, or, where the coordinator stops before it answers, with UNAVAILABLE.
+template <typename Reply>
+class PendingCall {
+ public:
+  PendingCall(grpc::ServerUnaryReactor* reactor, Reply* reply) : reactor_(reactor), reply_(reply) {}
+  PendingCall(const PendingCall&) = delete;
+  PendingCall& operator=(const PendingCall&) = delete;
+  ~PendingCall() {
+    if (reactor_) reactor_->Finish({grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping; try again soon"});
+  }
+  void answer(Result<Reply> result) {
+    if (!reactor_) return;
+    if (result.ok()) *reply_ = std::move(result).value();
+    std::exchange(reactor_, nullptr)->Finish(result.ok() ? grpc::Status::OK : to_grpc_status(result.error()));
+  }
+
+ private:
+  grpc::ServerUnaryReactor* reactor_;
+  Reply* reply_;
+};
+
 class ControlService final : public v1::Control::CallbackService {
  public:
   ControlService(Gate& gate, Coordinator& coordinator) : gate_(gate), coordinator_(coordinator) {}
@@ -135,10 +156,9 @@ class ControlService final : public v1::Control::CallbackService {
       reactor->Finish(to_grpc_status(caller.error()));
       return reactor;
     }
-    ask(std::string(role_name(caller->role)) + "/" + caller->name, [reactor, reply](Result<Reply> result) {
-      if (result.ok()) *reply = std::move(result).value();
-      reactor->Finish(result.ok() ? grpc::Status::OK : to_grpc_status(result.error()));
-    });
+    // Shared because std::function copies what it holds.
+    auto call = std::make_shared<PendingCall<Reply>>(reactor, reply);
+    ask(std::string(role_name(caller->role)) + "/" + caller->name, [call](Result<Reply> result) { call->answer(std::move(result)); });
     return reactor;
   }
 

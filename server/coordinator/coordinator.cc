@@ -58,7 +58,8 @@ Coordinator::Coordinator(CoordinatorOptions options, CoordinatorParts parts)
                   if (live == nodes_.end()) return std::nullopt;
                   return NodeSession{live->second.incarnation, live->second.session->identity().thumbprint};
                 },
-                [this](const std::string& run_id) { changed_.insert(run_id); }},
+                [this](const std::string& run_id) { changed_.insert(run_id); },
+                [this](const RunHost& run) { publish_cargo(run); }},
       bulk_(parts.clock, [] { return std::uint64_t{0}; }),
       core_(parts.clock, [this] { return settle(); }) {}
 
@@ -115,8 +116,6 @@ std::uint64_t Coordinator::settle() {
     for (const auto& session : std::exchange(unread_, {}))
       if (const auto open = session.lock()) open->read_next();
   parts_.metrics.gauge("skerry_commits", "Transactions of the core since start").set(static_cast<double>(commit_.commits()));
-  for (const std::string& run_id : changed_)
-    if (const RunHost* run = find_run(run_id)) publish_cargo(*run);
   return wait;
 }
 

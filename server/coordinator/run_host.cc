@@ -461,6 +461,7 @@ void RunHost::carry_out(const Count& command) {
     services_.metrics.histogram("skerry_reduce_seconds", "Time of one fragment's reduction", duration_bounds(), {{"run", record_.run_id}}).observe(reduction.statistics.seconds);
     remember(std::move(reduction.version));
   }
+  services_.released(*this);
   services_.metrics.counter("skerry_exchanges_total", "Exchanges committed", {{"run", record_.run_id}}).add();
   services_.metrics.counter("skerry_updates_counted_total", "Updates counted", {{"run", record_.run_id}}).add(static_cast<double>(command.tasks.size()));
   const std::uint64_t monotonic = services_.clock.monotonic_ms();

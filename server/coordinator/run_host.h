@@ -31,6 +31,8 @@ struct NodeSession {
   std::string thumbprint;  ///< of its certificate
 };
 
+class RunHost;
+
 /// What every run of a coordinator shares. All of it outlives the runs.
 struct RunServices {
   const Clock& clock;
@@ -48,6 +50,8 @@ struct RunServices {
   std::function<std::optional<NodeSession>(const std::string& node)> session_of;
   /// The run's state changed: status, versions, metrics.
   std::function<void(const std::string& run_id)> changed;
+  /// There is a new version, about to be sent to nodes.
+  std::function<void(const RunHost& run)> released;
 };
 
 /// Used by the core's thread alone.
