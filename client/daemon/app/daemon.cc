@@ -10,9 +10,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 
@@ -193,6 +196,9 @@ class DaemonLoop final : public Daemon {
   std::vector<std::variant<v1::FromNode, CloseSession>> outgoing_;
   std::unique_ptr<Session> session_;
   std::uint64_t generation_ = 0;  // of the session; what an older one says is not heard
+  std::mutex live_mutex_;
+  std::condition_variable live_changed_;
+  unsigned live_sessions_ = 0;  // opened and not ended
   bool welcomed_ = false;
   std::uint64_t inline_limit_ = kInlineLimit;
   EventLoop::TimerId connect_timer_ = 0, wake_timer_ = 0, forget_timer_ = 0, renewal_timer_ = 0;
@@ -294,6 +300,10 @@ void DaemonLoop::connect() {
   welcomed_ = false;
   auto session = session_options(*profile_, options_.proxy);
   if (!session.ok()) return feed(Disconnected{std::move(session).error()});
+  {
+    std::lock_guard lock(live_mutex_);
+    ++live_sessions_;
+  }
   session_ = Session::open(*session, {.received =
                                           [this, generation](v1::ToNode message) {
                                             loop_->post([this, generation, message = std::move(message)]() mutable {
@@ -301,10 +311,13 @@ void DaemonLoop::connect() {
                                             });
                                           },
                                       .ended =
-                                          [this, generation](Error error) {
-                                            loop_->post([this, generation, error = std::move(error)]() mutable {
+                                          [this, generation](Error error, SessionRemains remains) {
+                                            loop_->post([this, generation, error = std::move(error), remains = std::move(remains)]() mutable {
                                               if (generation == generation_) session_ended(std::move(error));
                                             });
+                                            std::lock_guard lock(live_mutex_);
+                                            --live_sessions_;
+                                            live_changed_.notify_all();
                                           }});
   cleanse(session->key_pem);
   feed(Connected{});
@@ -1167,6 +1180,15 @@ DaemonEnd DaemonLoop::run() {
   stopping_workers_ = true;
   for (auto& [id, flag] : cancelled_) *flag = true;
   if (session_ != nullptr) session_->close(200);
+  {
+    // gRPC's threads still call back until each stream has ended.
+    std::unique_lock lock(live_mutex_);
+    if (!live_changed_.wait_for(lock, std::chrono::seconds(3), [this] { return live_sessions_ == 0; })) {
+      (void)database_.commit();
+      ::_exit(1);
+    }
+  }
+  session_.reset();
   (void)database_.commit();
   control_.reset();
   for (auto& [id, area] : runs_) area->trainer.reset();

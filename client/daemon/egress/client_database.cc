@@ -79,6 +79,8 @@ std::string ledger_hash(std::string_view previous, const EgressRow& row) {
 }
 
 Result<ClientDatabase> ClientDatabase::open(const std::string& home, bool read_only) {
+  if (read_only && !path_exists(join_path(home, "client.db")))
+    return not_found("there is no client.db in " + home + "; join a federation first: `skerry-client join TOKEN`");
   sqlite::OpenOptions options;
   options.read_only = read_only;
   options.cache_kib = 512;

@@ -81,9 +81,8 @@ class Stream final : public grpc::ClientBidiReactor<v1::FromNode, v1::ToNode>, p
     Error error{static_cast<Code>(status.error_code()), status.error_message(), false};
     if (status.ok()) error = {Code::kUnavailable, "the coordinator ended the session", true};
     error.retryable = error.code == Code::kUnavailable || error.code == Code::kResourceExhausted || error.code == Code::kDeadlineExceeded;
-    events_.ended(std::move(error));
-    events_ = {};
-    self_.reset();  // the last use of this object, unless a Session still holds it
+    const auto ended = std::move(events_.ended);
+    ended(std::move(error), std::move(self_));
   }
 
  private:

@@ -20,14 +20,18 @@ struct SessionOptions {
   std::string proxy;      ///< "http://host:port" of a CONNECT proxy; empty: dial directly
 };
 
+/// What is left of a session when it ended. Let it go on a thread of your own, never inside a callback: with the last
+/// channel of a process gRPC joins the very threads that call back.
+using SessionRemains = std::shared_ptr<void>;
+
 /// Called on gRPC's threads, never two at a time for one session, and never after `ended` returned.
 struct SessionEvents {
   std::function<void(v1::ToNode)> received;
   /// The last call. OK is told as UNAVAILABLE: a stream that lasts is never ended without a reason.
-  std::function<void(Error)> ended;
+  std::function<void(Error, SessionRemains)> ended;
 };
 
-/// Any thread may call any member.
+/// Any thread may call any member; destroy it on a thread of your own.
 class Session {
  public:
   virtual ~Session() = default;
