@@ -18,7 +18,7 @@ add_library(skerry_options INTERFACE)
 target_compile_options(skerry_options INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wvla
   -Wno-missing-field-initializers -Werror -ffp-contract=off)
-target_include_directories(skerry_options INTERFACE "${PROJECT_SOURCE_DIR}")
+target_include_directories(skerry_options INTERFACE "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>")
 if(SKERRY_SANITIZE)
   # GCC warns wrongly of uninitialised values inside instrumented third-party templates.
   target_compile_options(skerry_options INTERFACE -fsanitize=${SKERRY_SANITIZE} -fno-omit-frame-pointer -Wno-maybe-uninitialized)
@@ -30,6 +30,17 @@ function(skerry_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE skerry_options PUBLIC ${arg_DEPS})
+endfunction()
+
+# skerry_export(FOLDER TARGET…): installs these libraries and FOLDER's headers as part of the package `Skerry`, so that others
+# can write rules against them: find_package(Skerry), then link Skerry::skerry_aggregation. Component: sdk.
+function(skerry_export folder)
+  foreach(name IN LISTS ARGN)
+    target_include_directories(${name} INTERFACE "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/skerry>")
+  endforeach()
+  install(TARGETS ${ARGN} EXPORT SkerryTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT sdk)
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/${folder}/" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/skerry/${folder} COMPONENT sdk
+          FILES_MATCHING PATTERN "*.h" PATTERN "sdk" EXCLUDE)
 endfunction()
 
 # skerry_program(NAME SOURCES a.cc … DEPS lib …): an installed executable, found in build/<preset>/bin.
