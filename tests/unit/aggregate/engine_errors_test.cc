@@ -9,8 +9,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-Error refusal(const ReduceJob& job) {
-  AggregationEngine engine({.threads = 2});
+Error refusal(const ReduceJob& job, unsigned threads = 2) {
+  AggregationEngine engine({.threads = threads});
   auto outcome = engine.reduce(job);
   REQUIRE(!outcome.ok());
   return std::move(outcome).error();
@@ -124,7 +124,8 @@ TEST_CASE("a file that is cut while it is read is data loss that names it") {
   };
   auto job = world.job_in_files(directory);
   job.output.fragment = directory / "new";
-  const Error error = refusal(job);
+  // One thread: ThreadSanitizer takes the zeros mapped in place of an unreadable page for a write to what another reads.
+  const Error error = refusal(job, 1);
   CHECK(error.code == Code::kDataLoss);
   CHECK(error.message.find(path) != std::string::npos);
   CHECK_FALSE(path_exists(directory / "new"));
