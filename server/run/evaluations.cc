@@ -38,7 +38,6 @@ void RunMachine::State::assign_evaluate(Node& node, Instant now) {
   evaluation->outstanding.insert(task.serial);
   node.evaluate_task = task.serial;
   set_awaited(task, true);
-  touch_evaluation();
   touch_core();
   AssignTask command = describe(task, now);
   for (FragmentIndex fragment = 0; fragment < versions.size(); ++fragment)
@@ -64,6 +63,7 @@ void RunMachine::State::close_evaluation(Instant now) {
   for (const auto serial : late) end_task(serial, "the evaluation was closed without this report", true);
   clear_timer({TimerKind::kEvaluation, 0, {}});
   Evaluation closed = std::move(*evaluation);
+  for (const auto& [name, report] : closed.reports) changed_reports.insert(name);
   evaluation.reset();
   touch_evaluation();
 

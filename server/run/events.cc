@@ -98,7 +98,9 @@ void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
     if (serial != 0) end_task(serial, "its node left the run", false);
   check_evaluation(now);
   if (!asynchronous() && exchange != 0) {
-    if (const auto open = exchanges.find(exchange); open != exchanges.end()) fill(open->second, now);
+    // A drawn cohort gets another member; where everyone works already, nobody is left to ask.
+    if (const auto open = exchanges.find(exchange); open != exchanges.end() && open->second.target != SIZE_MAX)
+      fill(open->second, now);
     check_complete(exchange, now);
   }
 }
@@ -189,6 +191,7 @@ void RunMachine::State::on(const EvaluationReported& event, Instant now) {
   }
   evaluation->reports[event.node] = {
       event.node, event.examples, strategies::merge_metrics({{event.examples, &event.metrics}}, setup.spec.limits.metrics)};
+  changed_reports.insert(event.node);
   CountReport answer{event.task, event.node, {}};
   for (FragmentIndex fragment = 0; fragment < task->bases.size(); ++fragment) answer.versions[fragment] = task->bases[fragment];
   emit(std::move(answer));

@@ -341,7 +341,6 @@ void RunMachine::State::end_task(Serial serial, const std::string& reason, bool 
   if (task.kind == TaskKind::kEvaluate) {
     evaluation->outstanding.erase(serial);
     node.evaluate_task = 0;
-    touch_evaluation();
   } else {
     if (!asynchronous()) exchanges.at(task.exchange).outstanding.erase(serial);
     clear_timer({TimerKind::kTask, serial, {}});

@@ -93,14 +93,14 @@ static std::string exchange_row(const RunMachine::State::Exchange& exchange, Ins
 }
 
 static std::string evaluation_row(const RunMachine::State::Evaluation& evaluation, Instant now) {
-  json reports = json::array();
-  for (const auto& [name, report] : evaluation.reports)
-    reports.push_back({{"node", name}, {"examples", report.examples}, {"metrics", report.metrics}});
   return text_of({{"exchange", evaluation.exchange},
                   {"versions", evaluation.versions},
                   {"final", evaluation.final},
-                  {"reports", std::move(reports)},
                   {"left_ms", remaining(evaluation.deadline, now)}});
+}
+
+static std::string report_row(const NodeMetrics& report) {
+  return text_of({{"examples", report.examples}, {"metrics", report.metrics}});
 }
 
 MachineRows RunMachine::State::all_rows(Instant now) const {
@@ -109,7 +109,9 @@ MachineRows RunMachine::State::all_rows(Instant now) const {
   for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(node);
   for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(task, now);
   for (const auto& [number, exchange] : exchanges) rows["x/" + std::to_string(number)] = exchange_row(exchange, now);
-  if (evaluation) rows["evaluation"] = evaluation_row(*evaluation, now);
+  if (!evaluation) return rows;
+  rows["evaluation"] = evaluation_row(*evaluation, now);
+  for (const auto& [name, report] : evaluation->reports) rows["e/" + name] = report_row(report);
   return rows;
 }
 
@@ -126,10 +128,20 @@ MachineRows RunMachine::State::changed_rows(Instant now) {
     const auto exchange = exchanges.find(number);
     rows["x/" + std::to_string(number)] = exchange == exchanges.end() ? "" : exchange_row(exchange->second, now);
   }
+  for (const auto& name : changed_reports) {
+    const bool held = evaluation && evaluation->reports.count(name) != 0;
+    rows["e/" + name] = held ? report_row(evaluation->reports.at(name)) : "";
+  }
+  forget_changes();
+  return rows;
+}
+
+void RunMachine::State::forget_changes() {
+  core_changed = evaluation_changed = false;
   changed_nodes.clear();
   changed_tasks.clear();
   changed_exchanges.clear();
-  return rows;
+  changed_reports.clear();
 }
 
 static void load_core(RunMachine::State& s, const json& row) {
@@ -212,11 +224,13 @@ static void load_evaluation(RunMachine::State& s, const json& row, Instant now) 
   s.evaluation->final = row.at("final").get<bool>();
   s.evaluation->deadline = deadline(row.at("left_ms"), now);
   if (s.evaluation->deadline) s.set_timer({TimerKind::kEvaluation, 0, {}}, *s.evaluation->deadline);
-  for (const auto& report : row.at("reports")) {
-    const auto name = report.at("node").get<std::string>();
-    s.evaluation->reports[name] = {name, report.at("examples").get<std::uint64_t>(),
-                                   report.at("metrics").get<std::map<std::string, double>>()};
-  }
+}
+
+static Result<void> load_report(RunMachine::State& s, const std::string& name, const json& row) {
+  if (!s.evaluation) return data_loss("the report of node " + name + " has no evaluation");
+  s.evaluation->reports[name] = {name, row.at("examples").get<std::uint64_t>(),
+                                 row.at("metrics").get<std::map<std::string, double>>()};
+  return {};
 }
 
 /// What follows from the rows: who works on what, and for how long those who are away are waited for.
@@ -260,11 +274,13 @@ Result<void> RunMachine::State::load(const MachineRows& rows, Instant now) {
       return failed_precondition(run + "the state is of run " + row.at("run").dump() + " with spec " + row.at("spec").dump());
     load_core(*this, row);
     if (versions.size() != setup.fragments.size()) return data_loss(run + "its state has another number of fragments");
+    if (const auto open = rows.find("evaluation"); open != rows.end() && !open->second.empty())
+      load_evaluation(*this, json::parse(open->second), now);
     for (const auto& [key, text] : rows) {
-      if (key == "core" || text.empty()) continue;
+      if (key == "core" || key == "evaluation" || text.empty()) continue;
       const json value = json::parse(text);
-      if (key == "evaluation")
-        load_evaluation(*this, value, now);
+      if (key.rfind("e/", 0) == 0)
+        SKERRY_TRY(load_report(*this, key.substr(2), value));
       else if (key.rfind("n/", 0) == 0)
         load_node(*this, key.substr(2), value);
       else if (key.rfind("t/", 0) == 0)
@@ -276,10 +292,7 @@ Result<void> RunMachine::State::load(const MachineRows& rows, Instant now) {
   } catch (const std::exception& error) {
     return data_loss(run + "its state cannot be read: " + error.what());
   }
-  core_changed = evaluation_changed = false;
-  changed_nodes.clear();
-  changed_tasks.clear();
-  changed_exchanges.clear();
+  forget_changes();
   return {};
 }
 

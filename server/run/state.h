@@ -186,6 +186,7 @@ struct RunMachine::State {
   MachineRows all_rows(Instant now) const;
   MachineRows changed_rows(Instant now);
   Result<void> load(const MachineRows& rows, Instant now);
+  void forget_changes();
   void touch_core() { core_changed = true; }
   void touch(const Node& node) { changed_nodes.insert(node.name); }
   void touch(const Task& task) { changed_tasks.insert(task.serial); }
@@ -242,6 +243,7 @@ struct RunMachine::State {
   std::set<std::string> changed_nodes;
   std::set<Serial> changed_tasks;
   std::set<std::uint64_t> changed_exchanges;
+  std::set<std::string> changed_reports;  ///< by node
 };
 
 }  // namespace skerry::server

@@ -30,6 +30,7 @@ void SimClient::crash() {
   world_.record(name_ + " crashes");
   machine_.reset();
   bases_.clear();
+  sent_.clear();
   running_.clear();
   ++trainer_;
   ++wake_;
@@ -154,7 +155,10 @@ void SimClient::on(const client::TrainerRequest& command) {
     });
   };
   if (task.kind() == v1::TASK_TRAIN) {
-    for (const auto& read : task.read()) bases_[read.fragment()] = read.version();
+    for (const auto& read : task.read()) {
+      bases_[read.fragment()] = read.version();
+      sent_.erase(read.fragment());
+    }
     for (const auto& fragment : task.write())
       if (bases_.count(fragment) == 0)
         return hear(1, client::TrainerError{task.run_id(), task.task_id(), not_found("fragment " + fragment + " was never read")});
@@ -205,6 +209,8 @@ void SimClient::on(const client::StoreUpdate& command) {
     auto& item = *body.add_fragments();
     item.set_fragment(fragment);
     item.set_base_version(bases_[fragment]);
+    if (!sent_.insert(fragment).second)
+      world_.violation(name_ + " sends a change of " + fragment + " in task " + command.task.task_id() + " that holds an earlier update's again");
   }
   update.message.set_body(body.SerializeAsString());
   world_.after(world_.random.between(0, 20), [this, life = life_, update = std::move(update)] {

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "client/daemon/machine/client_machine.h"
@@ -62,6 +63,7 @@ class SimClient {
 
   std::unique_ptr<client::ClientMachine> machine_;
   std::map<std::string, std::uint64_t> bases_;  ///< per fragment: the version the trainer's Δ is measured from
+  std::set<std::string> sent_;                  ///< fragments whose change since their last read was sent
   std::uint64_t life_ = 0;
   std::uint64_t link_ = 0;      ///< 0: none
   std::uint64_t attempt_ = 0;

@@ -146,6 +146,7 @@ Outcome simulate(std::uint64_t seed, bool trace) {
   if (world.violations.empty()) {
     if (untold() > 0) world.violation(std::to_string(untold()) + " updates are still in outboxes");
     coordinator.check_end();
+    if (coordinator.outcome() == "failed") world.violation("faults that pass have ended the run");
   }
   outcome.ended = coordinator.ended();
   if (outcome.ended) outcome.outcome = coordinator.outcome();

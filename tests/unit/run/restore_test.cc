@@ -1,4 +1,6 @@
 // What is kept, and going on from it.
+#include <algorithm>
+
 #include "tests/unit/run/world.h"
 
 using namespace skerry;
@@ -110,6 +112,37 @@ TEST_CASE("the changes of each event together are the snapshot") {
   }
   CHECK(world.machine.finished());
   CHECK(store.size() > 1);
+}
+
+TEST_CASE("what an update or a report changes does not grow with the number of nodes") {
+  const auto largest_change = [](int nodes) {
+    World world("[participation]\nquorum = " + std::to_string(nodes) + "\n");
+    std::vector<Command> commands;
+    for (int i = 0; i < nodes; ++i) commands = world.join("node-" + std::to_string(1000 + i), 100, 10);
+    std::size_t most = 0;
+    const auto measure = [&] {
+      std::size_t bytes = 0;
+      for (const auto& [key, text] : world.machine.take_changes(world.now)) bytes += key.size() + text.size();
+      most = std::max(most, bytes);
+    };
+    const auto trains = all<AssignTask>(commands);
+    world.machine.take_changes(world.now);
+    for (std::size_t i = 0; i + 1 < trains.size(); ++i) {
+      world.deliver(trains[i]);
+      measure();
+    }
+    world.deliver(trains.back());
+    const auto next = all<AssignTask>(world.tell(Reduced{.exchange = 1}));
+    world.machine.take_changes(world.now);
+    std::size_t reports = 0;
+    for (const auto& task : next)
+      if (task.kind == TaskKind::kEvaluate && ++reports < static_cast<std::size_t>(nodes)) {
+        world.report(task, 0.5);
+        measure();
+      }
+    return most;
+  };
+  CHECK(largest_change(200) < 1.2 * static_cast<double>(largest_change(10)));
 }
 
 TEST_CASE("a machine is restored only from its own rows") {
