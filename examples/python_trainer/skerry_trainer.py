@@ -169,10 +169,10 @@ def read_table(data):
 # ---- the protocol ----
 
 class Task:
-    """One task: the members of its line as attributes (task.seed, task.split, …) and the steps to take."""
+    """One task: the members of its line as attributes (task.seed, task.split, …), all of them in task.line."""
 
     def __init__(self, trainer, line):
-        self.__dict__.update(line)
+        self.__dict__.update((name, value) for name, value in line.items() if not hasattr(Task, name))
         self.line, self._trainer = line, trainer
         self.loss = 0.0  # set it for progress lines
 
@@ -208,10 +208,13 @@ class Task:
         size = self._trainer.training.get("batch", 32)
         wanted = self.line.get("steps") and self.line["steps"] * size or max(1, round(self.line["epochs"] * examples))
         generator = np.random.Generator(np.random.Philox(self.seed or 0))
-        passes = -(-wanted // examples)
-        order = np.concatenate([generator.permutation(examples) for _ in range(passes)])[:wanted]
+        order = generator.permutation(examples)
         for step in self.steps(-(-wanted // size)):
-            yield step, order[step * size:(step + 1) * size]
+            count = min(size, wanted - step * size)
+            while len(order) < count:  # the next pass, in an order of its own
+                order = np.concatenate([order, generator.permutation(examples)])
+            yield step, order[:count]
+            order = order[count:]
 
 
 class Trainer:
