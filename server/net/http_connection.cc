@@ -23,6 +23,13 @@ constexpr std::uint64_t kSkippedBody = 64 * 1024;  // an unread body up to this 
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
+// A browser shows its owner's certificate on whatever page asks for us; only our own pages may change anything with it.
+bool from_another_site(const HttpRequest& request) {
+  if (request.method == "GET" || request.method == "HEAD") return false;
+  const std::string_view origin = request.header("origin");
+  return !origin.empty() && origin != "https://" + std::string(request.header("host"));
+}
+
 }  // namespace
 
 void serve_http(HttpSide& side, StrandSocket socket, const std::shared_ptr<SSL_CTX>& context, Connections::Slot slot,
@@ -238,6 +245,10 @@ void HttpConnection::route_request() {
     for (const std::string& one : allow) list += (list.empty() ? "" : ", ") + one;
     response.headers.emplace_back("Allow", list);
     return respond(std::move(response));
+  }
+  if (from_another_site(request_)) {
+    return respond(HttpResponse::error(permission_denied("this request was made by a page of another site (" +
+                                                         std::string(request_.header("origin")) + ")")));
   }
   if (auto checked = gate.check(facts_.access, request_.method + ' ' + request_.path, caller); !checked.ok())
     return respond(HttpResponse::error(checked.error()));

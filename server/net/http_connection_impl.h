@@ -10,10 +10,12 @@
 
 #include <array>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace skerry::server {
@@ -63,11 +65,25 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void close();
   bool head_only() const { return request_.method == "HEAD"; }
 
+  // No exception leaves a pool's thread: where `work` gives a Result, it becomes one.
+  template <typename Work>
+  static auto guarded(Work& work) -> decltype(work()) {
+    if constexpr (std::is_constructible_v<decltype(work()), Error>) {
+      try {
+        return work();
+      } catch (const std::exception& problem) {
+        return internal_error(std::string("the request failed inside the coordinator: ") + problem.what());
+      }
+    } else {
+      return work();
+    }
+  }
+
   // Runs `work` on a pool and `then` with its result back on the strand.
   template <typename Work, typename Then>
   void offload(asio::thread_pool& pool, Work work, Then then) {
     asio::post(pool, [self = shared_from_this(), work = std::move(work), then = std::move(then)]() mutable {
-      auto result = work();
+      auto result = guarded(work);
       asio::post(self->stream_.executor(), [self, result = std::move(result), then = std::move(then)]() mutable { then(std::move(result)); });
     });
   }

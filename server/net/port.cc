@@ -9,13 +9,17 @@
 #include "server/net/listener.h"
 #include "server/net/tls_stream.h"
 
+#include <fcntl.h>
 #include <openssl/types.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <exception>
 #include <mutex>
 #include <thread>
 
@@ -41,6 +45,15 @@ std::array<std::int64_t, 8> fingerprint(const std::string& certificate, const st
   return print;
 }
 
+// The usual soft limit of 1,024 open files is far below the port's own limit on connections.
+void allow_descriptors(std::size_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min<rlim_t>(wanted, limit.rlim_max);
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
+    spdlog::warn("the port may need {} open files, and the system allows {}: raise LimitNOFILE", wanted, limit.rlim_cur);
+}
+
 }  // namespace
 
 class Port::Impl {
@@ -64,10 +77,22 @@ class Port::Impl {
     SKERRY_ASSIGN(listener, Listener::open(io, options.address, options.port, options.limits.handshake, connections, *options.metrics,
                                            [this](Greeted greeted) { take(std::move(greeted)); }));
     const unsigned count = options.io_threads != 0 ? options.io_threads : std::max(2u, std::thread::hardware_concurrency());
-    for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { io.run(); });
+    for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { serve(); });
     check_certificate_later();
     listener->start();
     return {};
+  }
+
+  // An I/O thread. What one connection throws (memory is short, say) ends that connection and nothing else.
+  void serve() {
+    for (;;) {
+      try {
+        io.run();
+        return;
+      } catch (const std::exception& problem) {
+        spdlog::error("a connection failed: {}", problem.what());
+      }
+    }
   }
 
   void take(Greeted greeted) {
@@ -181,6 +206,7 @@ Result<std::unique_ptr<Port>> Port::open(PortOptions options, std::vector<grpc::
   if (!options.gate || !options.clock || !options.metrics) return internal_error("a port needs a gate, a clock and metrics");
   // OpenSSL writes to sockets without MSG_NOSIGNAL: a peer that is gone must be an error, not the end of the process.
   if (std::signal(SIGPIPE, SIG_IGN) == SIG_ERR) return internal_error("SIGPIPE cannot be ignored");
+  allow_descriptors(2 * options.limits.connections + 512);
   auto impl = std::make_unique<Impl>(std::move(options));
   SKERRY_TRY(impl->start(services, std::move(router)));
   return std::unique_ptr<Port>(new Port(std::move(impl)));

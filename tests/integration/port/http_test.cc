@@ -44,6 +44,16 @@ TEST_CASE("an unknown method is 405 with Allow, a handler's exception 500, and t
   CHECK(world.status("/api/v1/runs/r%zz", {}, &root) == "404");
 }
 
+TEST_CASE("a page of another site cannot act with the certificate of a browser's owner") {
+  World world;
+  const Member root = world.member(Role::kOperator, "root");
+  const std::string own = "Origin: https://127.0.0.1:" + std::to_string(world.port->port());
+  CHECK(world.status("/api/v1/renew", {"-d", "x", "-H", "Origin: https://elsewhere.example"}, &root) == "403");
+  CHECK(world.status("/api/v1/renew", {"-d", "x", "-H", "Origin: null"}, &root) == "403");
+  CHECK(world.status("/api/v1/renew", {"-d", "x", "-H", own}, &root) == "200");
+  CHECK(world.status("/api/v1/whoami", {"-H", "Origin: https://elsewhere.example"}, &root) == "200");
+}
+
 TEST_CASE("a body is taken with Content-Length, with Expect and in chunks, and refused beyond its route's limit") {
   World world;
   const std::string body = pattern_bytes(90'000);
