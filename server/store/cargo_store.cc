@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/crypto/content_id.h"
+#include "server/store/reaper.h"
 #include "server/store/upload.h"
 
 namespace skerry::server {
@@ -68,7 +69,16 @@ std::string_view without_suffix(std::string_view name, std::string_view suffix) 
 }  // namespace
 
 struct CargoStore::State {
-  std::string home, cargo, states, scratch, spool;
+  explicit State(const std::string& home_path)
+      : home(home_path),
+        cargo(join_path(home, "cargo")),
+        states(join_path(cargo, "state")),
+        scratch(join_path(cargo, "scratch")),
+        spool(join_path(home, "spool")),
+        reaper(scratch) {}
+
+  const std::string home, cargo, states, scratch, spool;
+  mutable Reaper reaper;
   CargoLimits limits;
   std::atomic<std::uint64_t> scratch_serial{0};
 
@@ -174,12 +184,17 @@ struct CargoStore::State {
     return upload;
   }
 
+  /// Ends an upload that is not in `uploads` any more; what cannot be removed now is found by the next collection.
+  void end(Upload& upload) {
+    end_upload(upload, [this](const std::string& path) { (void)reaper.remove(path).ok(); });
+  }
+
   void drop(const std::shared_ptr<Upload>& upload) {
     {
       std::lock_guard lock(mutex);
       forget(upload);
     }
-    end_upload(*upload);
+    end(*upload);
   }
 
   /// What an earlier process left: partial uploads with their description, and sealed ones.
@@ -223,12 +238,7 @@ CargoStore::CargoStore(std::unique_ptr<State> state) : state_(std::move(state)) 
 CargoStore::~CargoStore() = default;
 
 Result<std::unique_ptr<CargoStore>> CargoStore::open(const std::string& home, const CargoLimits& limits) {
-  auto state = std::make_unique<State>();
-  state->home = home;
-  state->cargo = join_path(home, "cargo");
-  state->states = join_path(state->cargo, "state");
-  state->scratch = join_path(state->cargo, "scratch");
-  state->spool = join_path(home, "spool");
+  auto state = std::make_unique<State>(home);
   state->limits = limits;
   for (const std::string& directory : {state->cargo, state->states, state->scratch, state->spool}) {
     SKERRY_TRY(make_directories(directory));
@@ -320,7 +330,7 @@ Result<void> CargoStore::remove_cargo(const std::string& content_id) {
   SKERRY_TRY(check_content_id(content_id));
   std::lock_guard lock(state_->mutex);
   state_->fresh_cargo.erase(content_id);
-  return remove_file(cargo_path(content_id));
+  return state_->reaper.remove(cargo_path(content_id));
 }
 
 // ---- states ----
@@ -341,7 +351,7 @@ Result<void> CargoStore::remove_state(const std::string& name) {
   if (!plain_name(name)) return invalid_argument("'" + name + "' is not a name for an optimizer's state");
   std::lock_guard lock(state_->mutex);
   state_->fresh_states.erase(name);
-  return remove_file(state_path(name));
+  return state_->reaper.remove(state_path(name));
 }
 
 std::string CargoStore::scratch_path() {
@@ -469,7 +479,7 @@ void CargoStore::end_task(const std::string& task) {
       entry = state_->uploads.erase(entry);
     }
   }
-  for (const auto& upload : ended) end_upload(*upload);
+  for (const auto& upload : ended) state_->end(*upload);
 }
 
 std::size_t CargoStore::end_idle_uploads(std::int64_t idle_seconds) {

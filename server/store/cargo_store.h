@@ -173,7 +173,7 @@ class CargoStore {
   Result<std::string> spool_file(const std::string& task, const std::string& content_id) const;
 
   /// The task is decided, its exchange durable: its spool files and partial uploads go. Writers still at it get
-  /// ABORTED. Freeing a large file takes milliseconds: not on a thread that must answer.
+  /// ABORTED.
   void end_task(const std::string& task);
 
   /// The same for partial uploads to which nothing was written for `idle_seconds`; how many there were.

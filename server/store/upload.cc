@@ -157,12 +157,10 @@ UploadStatus status_of(Upload& upload) {
   return status;
 }
 
-void end_upload(Upload& upload) {
+void end_upload(Upload& upload, const std::function<void(const std::string& path)>& remove) {
   std::lock_guard lock(upload.mutex);
   upload.ended = true;
-  for (const std::string& path : {upload.part_path(), upload.info_path(), upload.sealed_path}) {
-    (void)remove_file(path).ok();  // what cannot be removed now is found by the next collection
-  }
+  for (const std::string& path : {upload.part_path(), upload.info_path(), upload.sealed_path}) remove(path);
 }
 
 // ---- writers ----

@@ -65,8 +65,8 @@ Result<void> prepare_upload(Upload& upload);
 /// What is missing of a ready upload.
 UploadStatus status_of(Upload& upload);
 
-/// Marks it as ended and removes its files.
-void end_upload(Upload& upload);
+/// Marks it as ended and gives its files to `remove`, paths that may not exist among them.
+void end_upload(Upload& upload, const std::function<void(const std::string& path)>& remove);
 
 /// Completes an upload whose chunks are all there, or says what is missing.
 using CompleteUpload = std::function<Result<UploadStatus>(const std::shared_ptr<Upload>&)>;

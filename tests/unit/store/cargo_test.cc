@@ -125,6 +125,18 @@ TEST_CASE("a collection spares what this process put and has not released yet, u
   CHECK_FALSE(cargo->cargo_size(id).ok());
 }
 
+TEST_CASE("a large file is gone at once where it stood, and from the disk when the store is closed") {
+  test::TempDir dir;
+  auto cargo = open_cargo(dir);
+  std::string id = put(*cargo, std::string(3 << 20, 'x'));
+  REQUIRE(cargo->remove_cargo(id).ok());
+  CHECK_FALSE(path_exists(cargo->cargo_path(id)));
+  CHECK(put(*cargo, std::string(3 << 20, 'x')) == id);
+  CHECK(cargo->verify_cargo(id).ok());
+  cargo.reset();
+  CHECK(list_directory(dir / "cargo/scratch")->empty());
+}
+
 TEST_CASE("cargo that is removed stays readable for those who have it open") {
   test::TempDir dir;
   auto cargo = open_cargo(dir);
