@@ -1,0 +1,297 @@
+#include "client/daemon/app/daemon_loop.h"
+
+#include "client/daemon/session/cargo_client.h"
+#include "common/crypto/sha256.h"
+#include "common/os/files.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace skerry::client {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kSmallElements = 64 * 1024;     // work on fragments up to this size is done on the loop itself
+constexpr std::uint64_t kForgetWithinMs = 1'000;
+constexpr std::string_view kSignaturePrefix{"skerry update v1\0", 17};
+
+}  // namespace
+
+// ---- fragments ----
+
+Download DaemonLoop::downloader(std::shared_ptr<std::atomic<bool>> cancelled) const {
+  // One client, so one connection, for all fragments of a task.
+  auto client = std::make_shared<CargoClient>(*profile_, options_.proxy, cancelled.get());
+  const std::uint64_t limit = policy_.disk_mb * 1'000'000;
+  return [client, cancelled, limit, home = home_](const std::string& id, std::uint64_t size, const std::string& path) -> Result<void> {
+    const std::uint64_t used = directory_bytes(home.runs()) + directory_bytes(home.outbox());
+    if (used + size > limit)
+      return Error{Code::kResourceExhausted, std::to_string(size) + " bytes more would exceed limits.disk_mb in " + home.policy() + " (" +
+                                                 std::to_string(used / 1'000'000) + " MB are used)", true};
+    return client->download(id, size, path);
+  };
+}
+
+std::shared_ptr<std::atomic<bool>> DaemonLoop::cancel_flag(const std::string& task_id) {
+  auto flag = std::make_shared<std::atomic<bool>>(false);
+  cancelled_[task_id] = flag;
+  return flag;
+}
+
+void DaemonLoop::execute(Abandon& command) {
+  for (auto& [id, area] : runs_)
+    if (area->waiting && area->waiting->task_id() == command.task_id) area->waiting.reset();
+  const auto found = cancelled_.find(command.task_id);
+  if (found == cancelled_.end()) return;
+  *found->second = true;
+  cancelled_.erase(found);
+}
+
+/// Small fragments whose bytes came along need no worker.
+bool DaemonLoop::fetch_here(RunArea& area, const v1::Task& task) {
+  for (const auto& wanted : task.read()) {
+    const auto* known = area.cache->find(wanted.fragment(), wanted.version());
+    if (known != nullptr && known->content_id == wanted.whole().content_id()) continue;
+    const bool comes_along = !wanted.whole().inline_data().empty() || !wanted.step().inline_data().empty();
+    if (!comes_along || wanted.whole().size() > 4 * kSmallElements + 65536) return false;
+  }
+  const Download none = [](const std::string&, std::uint64_t, const std::string&) -> Result<void> {
+    return unavailable("the bytes did not come along");
+  };
+  for (const auto& wanted : task.read()) {
+    auto brought = area.cache->bring(wanted, none);
+    if (brought.ok()) continue;
+    if (brought.error().code == Code::kUnavailable) return false;
+    log(Note::Level::kError, "task " + task.task_id() + ": " + to_string(brought.error()));
+    feed(FetchFailed{task.task_id(), told(brought.error())});
+    return true;
+  }
+  feed(FetchDone{task.task_id()});
+  return true;
+}
+
+void DaemonLoop::execute(Fetch& command) { fetch(std::move(command.task)); }
+
+void DaemonLoop::fetch(v1::Task task) {
+  const auto area = area_of(task.run_id());
+  if (area != nullptr && area->fetching) {
+    area->waiting = std::move(task);
+    return;
+  }
+  const auto ready = [&]() -> Result<void> {
+    if (area == nullptr || !area->spec) return internal_error("the run is not known");
+    if (!area->cache) {
+      SKERRY_ASSIGN(ModelLayout layout, build_layout(json::parse(area->spec->model_json)));
+      SKERRY_ASSIGN(FragmentCache cache, FragmentCache::open(home_.cache(area->announcement.run_id(), policy_.work_dir), std::move(layout)));
+      area->cache.emplace(std::move(cache));
+    }
+    return {};
+  };
+  if (auto done = ready(); !done.ok()) return feed(FetchFailed{task.task_id(), told(done.error())});
+  area->cache->trim(area->bases);
+  if (fetch_here(*area, task)) return;
+  const auto flag = cancel_flag(task.task_id());
+  area->fetching = true;
+  workers_.run([this, area, task = std::move(task), flag, download = downloader(flag)] {
+    Result<void> result;
+    for (const auto& wanted : task.read()) {
+      result = area->cache->bring(wanted, download);
+      if (!result.ok()) break;
+    }
+    loop_->post([this, area, task_id = task.task_id(), result, flag] {
+      area->fetching = false;
+      if (area->waiting) {
+        v1::Task next = std::move(*area->waiting);
+        area->waiting.reset();
+        fetch(std::move(next));
+      }
+      if (*flag) return;
+      cancelled_.erase(task_id);
+      if (result.ok()) return feed(FetchDone{task_id});
+      log(Note::Level::kWarning, "task " + task_id + ": " + to_string(result.error()));
+      feed(FetchFailed{task_id, told(result.error())});
+    });
+  });
+}
+
+// ---- updates ----
+
+Result<UpdateRecipe> DaemonLoop::recipe_for(RunArea& area, const v1::Task& task) const {
+  UpdateRecipe recipe;
+  recipe.layout = &area.cache->layout();
+  SKERRY_ASSIGN(recipe.encoding, find_encoding(area.spec->exchange.up));
+  for (const auto& fragment : task.write()) {
+    const auto base = area.bases.find(fragment);
+    const auto* entry = base == area.bases.end() ? nullptr : area.cache->find(fragment, base->second);
+    if (entry == nullptr) return not_found("the base of fragment " + fragment + " is gone");
+    recipe.fragments.push_back({fragment, base->second, entry->file.get(), area.work_dir + "/" + fragment + "-out.safetensors"});
+  }
+  recipe.maximum_norm = policy_.maximum_update_norm;
+  recipe.seed = task.seed();
+  recipe.inline_limit = inline_limit_;
+  recipe.maximum_bytes = task.max_update_bytes();
+  recipe.file_prefix = home_.outbox() + "/" + task.task_id();
+  return recipe;
+}
+
+v1::UpdateBody DaemonLoop::body_for(const v1::Task& task, const TrainerResult& result, double seconds) const {
+  v1::UpdateBody body;
+  body.set_task_id(task.task_id());
+  body.set_run_id(task.run_id());
+  body.set_spec_hash(task.spec_hash());
+  body.set_node(profile_->name);
+  body.set_kind(task.kind());
+  body.set_exchange(task.exchange());
+  body.set_examples(result.examples);
+  body.set_tokens(result.tokens);
+  body.set_steps(result.steps);
+  body.set_seconds(seconds);
+  const auto area = area_of(task.run_id());
+  for (const auto& [name, value] : result.metrics) {
+    if (!fits_any(policy_.metrics, name) || !std::isfinite(value)) continue;
+    // Names that the run does not collect are of no use to anyone there.
+    if (area != nullptr && area->spec && !area->spec->limits.metrics.empty() &&
+        std::find(area->spec->limits.metrics.begin(), area->spec->limits.metrics.end(), name) == area->spec->limits.metrics.end())
+      continue;
+    auto* metric = body.add_metrics();
+    metric->set_name(name);
+    metric->set_value(value);
+  }
+  return body;
+}
+
+Result<StoredUpdate> DaemonLoop::signed_update(const v1::Task& task, v1::UpdateBody body, std::vector<PendingUpload> uploads) const {
+  StoredUpdate update;
+  update.task = task;
+  // What was read is not needed again; the outbox keeps small.
+  update.task.clear_read();
+  update.uploads = std::move(uploads);
+  if (!body.SerializeToString(update.message.mutable_body())) return internal_error("the update cannot be written");
+  SKERRY_ASSIGN(std::string signature, key_.sign(std::string(kSignaturePrefix) + update.message.body()));
+  update.message.set_signature(std::move(signature));
+  return update;
+}
+
+void DaemonLoop::execute(StoreUpdate& command) {
+  const v1::Task& task = command.task;
+  const auto area = area_of(task.run_id());
+  if (area == nullptr || !area->spec) return store(task, internal_error("the run is not known"), 0, false);
+  v1::UpdateBody body = body_for(task, command.result, command.result.seconds);
+  if (task.kind() != v1::TASK_TRAIN) return store(task, signed_update(task, std::move(body), {}), 0, false);
+  if (!area->cache) return store(task, not_found("the bases of the update are gone"), 0, false);
+  auto recipe = recipe_for(*area, task);
+  if (!recipe.ok()) return store(task, std::move(recipe).error(), 0, false);
+
+  const auto finish = [this](const v1::Task& of, v1::UpdateBody with, Result<MadeUpdate> made) -> Result<StoredUpdate> {
+    if (!made.ok()) return std::move(made).error();
+    for (auto& fragment : made->fragments) *with.add_fragments() = std::move(fragment);
+    return signed_update(of, std::move(with), std::move(made->uploads));
+  };
+  std::uint64_t elements = 0;
+  for (const auto& fragment : recipe->fragments) elements += fragment.base->elements();
+  if (elements <= kSmallElements) {
+    auto made = make_update(*recipe);
+    const double norm = made.ok() ? made->norm : 0;
+    const bool clipped = made.ok() && made->clipped;
+    return store(task, finish(task, std::move(body), std::move(made)), norm, clipped);
+  }
+  workers_.run([this, area, task, body = std::move(body), recipe = *std::move(recipe), finish]() mutable {
+    auto made = make_update(recipe);
+    const double norm = made.ok() ? made->norm : 0;
+    const bool clipped = made.ok() && made->clipped;
+    auto update = finish(task, std::move(body), std::move(made));
+    loop_->post([this, task, update = std::move(update), norm, clipped]() mutable { store(task, std::move(update), norm, clipped); });
+  });
+}
+
+void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double norm, bool clipped) {
+  if (!update.ok()) {
+    log(Note::Level::kError, "task " + task.task_id() + " gives no update: " + to_string(update.error()));
+    return feed(StoreFailed{task.task_id(), told(update.error())});
+  }
+  EgressRow row;
+  row.time_ms = unix_ms();
+  row.kind = task.kind() == v1::TASK_TRAIN ? "update" : "evaluation";
+  row.run = task.run_id();
+  row.task = task.task_id();
+  row.exchange = task.exchange();
+  row.bytes = update->message.body().size();
+  for (const auto& upload : update->uploads) row.bytes += upload.size;
+  row.sha256 = sha256_hex(update->message.body());
+  row.norm = norm;
+  for (const auto& fragment : task.write()) row.detail += (row.detail.empty() ? "" : ", ") + fragment;
+  if (clipped) row.detail += " clipped";
+  const auto write = [&]() -> Result<void> {
+    SKERRY_TRY(database_.begin());
+    for (const auto& id : forgotten_) SKERRY_TRY(database_.remove_update(id));
+    SKERRY_TRY(database_.append(std::move(row)));
+    return database_.put_update(*update, unix_ms());
+  };
+  if (auto done = write(); !done.ok()) return fail_for_good(done.error());
+  forgotten_.clear();
+  unsent_.insert(task.task_id());
+  feed(OutboxStored{*std::move(update)});
+  if (policy_.rounds_a_day > 0 && task.kind() == v1::TASK_TRAIN) loop_->post([this] { watch_availability(); });
+}
+
+void DaemonLoop::execute(Upload& command) {
+  const std::string task_id = command.update.task.task_id();
+  const auto flag = cancel_flag(task_id);
+  workers_.run([this, update = std::move(command.update), task_id, flag, profile = profile_] {
+    CargoClient client(*profile, options_.proxy, flag.get());
+    Result<void> result;
+    for (const auto& upload : update.uploads) {
+      result = client.upload(payload_path(home_.outbox() + "/" + task_id, upload.content_id), upload.content_id, upload.size,
+                             update.task.ticket());
+      if (!result.ok()) break;
+    }
+    loop_->post([this, task_id, result, flag] {
+      if (*flag) return;
+      cancelled_.erase(task_id);
+      if (result.ok()) return feed(UploadDone{task_id});
+      feed(UploadFailed{task_id, result.error()});
+    });
+  });
+}
+
+void DaemonLoop::execute(ForgetUpdate& command) {
+  forgotten_.push_back(command.task_id);
+  unsent_.erase(command.task_id);
+  remove_payloads(command.task_id);
+  if (forget_timer_ != 0) return;
+  // A row that outlives its update for a moment only costs a question after a crash.
+  forget_timer_ = loop_->after(kForgetWithinMs, [this] { forget_now(); });
+}
+
+void DaemonLoop::forget_now() {
+  forget_timer_ = 0;
+  if (forgotten_.empty()) return;
+  const auto write = [&]() -> Result<void> {
+    SKERRY_TRY(database_.begin());
+    for (const auto& id : forgotten_) SKERRY_TRY(database_.remove_update(id));
+    return {};
+  };
+  if (auto done = write(); !done.ok()) return fail_for_good(done.error());
+  forgotten_.clear();
+}
+
+void DaemonLoop::remove_payloads(const std::string& task_id) {
+  const auto names = list_directory(home_.outbox());
+  if (!names.ok()) return;
+  for (const auto& entry : *names)
+    if (entry.name.starts_with(task_id + ".b2-")) (void)remove_file(join_path(home_.outbox(), entry.name));
+}
+
+void DaemonLoop::execute(DropRun& command) {
+  const auto area = area_of(command.run_id);
+  runs_.erase(command.run_id);
+  if (area == nullptr) return;
+  // The last model stays for `skerry-client model fetch`.
+  if (area->cache && !area->fetching) area->cache->trim({});
+  for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id)}) (void)remove_tree(directory);
+}
+
+}  // namespace skerry::client
