@@ -16,6 +16,7 @@ constexpr std::uint32_t kProtocolVersion = 1;
 constexpr int kMaxDataSets = 256;
 constexpr int kMaxQueriedTasks = 4096;
 constexpr std::size_t kMaxTextBytes = 4096;
+constexpr std::int64_t kIdleUploadS = 24 * 3600;
 constexpr std::uint64_t kGreetingMs = 10'000;
 
 bool modest(const v1::Hello& hello) {
@@ -75,8 +76,7 @@ Result<void> Coordinator::start() {
     publish_cargo(**host);
     runs_[record.run_id] = std::move(host).value();
   }
-  SKERRY_ASSIGN(const LiveFiles live, parts_.store.live_files());
-  SKERRY_ASSIGN(const CollectReport collected, parts_.cargo.collect(live));
+  SKERRY_ASSIGN(const CollectReport collected, parts_.store.collect(parts_.cargo));
   if (collected.files > 0) spdlog::info("removed {} files of {} bytes that nothing refers to", collected.files, collected.bytes);
   parts_.metrics.gauge_from("skerry_uptime_seconds", "Seconds since start", [this] {
     return static_cast<double>(parts_.clock.monotonic_ms() - started_ms_) / 1000.0;
@@ -87,6 +87,7 @@ Result<void> Coordinator::start() {
     for (auto& [id, run] : runs_) run->start();
     every(5'000, [this] { sweep(); });
     every(500, [this] { notify_watchers(); });
+    every(600'000, [this] { parts_.cargo.end_idle_uploads(kIdleUploadS); });
     every(60'000, [this] {
       if (auto flushed = parts_.members.flush_seen(); !flushed.ok()) spdlog::warn("{}", flushed.error().message);
     });

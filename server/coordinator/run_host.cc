@@ -401,6 +401,7 @@ void RunHost::carry_out(const CancelTask& command) {
     message.mutable_cancel()->set_task_id(command.task);
     message.mutable_cancel()->set_reason(command.reason);
     services_.send(command.node, std::move(message));
+    services_.cargo.end_task(command.task);
   });
 }
 
