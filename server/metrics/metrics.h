@@ -66,8 +66,8 @@ std::vector<double> duration_bounds();
 /// All figures of one program.
 ///
 /// The first call for a name fixes its kind, help text and (histogram) bounds; a later call of another kind is our own
-/// mistake and is asserted. A name holds at most `kMaxSeries` label sets: further ones share a series whose label values
-/// all read "other", so that strangers cannot make memory grow.
+/// mistake and is asserted. A name holds at most `kMaxSeries` label sets: further ones share a series whose label
+/// values all read "other", so that strangers cannot make memory grow.
 class Metrics {
  public:
   static constexpr std::size_t kMaxSeries = 5000;
@@ -82,8 +82,8 @@ class Metrics {
   Histogram& histogram(std::string_view name, std::string_view help, const std::vector<double>& bounds,
                        const Labels& labels = {});
 
-  /// A gauge whose value is asked for when the figures are shown; `read` may be called from any thread and must not call
-  /// the registry. Replaces an earlier one of the same name.
+  /// A gauge whose value is asked for when the figures are shown; `read` may be called from any thread and must not
+  /// call the registry. Replaces an earlier one of the same name.
   void gauge_from(std::string_view name, std::string_view help, std::function<double()> read);
 
   /// Prometheus' text format, version 0.0.4, sorted by name.

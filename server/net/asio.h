@@ -16,7 +16,8 @@ namespace asio = boost::asio;
 
 /// What belongs to one connection runs on its strand: one handler at a time, on any I/O thread.
 using Strand = asio::strand<asio::io_context::executor_type>;
-using StrandTimer = asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Strand>;
+using StrandTimer =
+    asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Strand>;
 using StrandSocket = asio::basic_stream_socket<asio::ip::tcp, Strand>;
 
 }  // namespace skerry::server

@@ -144,9 +144,11 @@ std::variant<NeedMore, ClientHello, NotClientHello> parse_client_hello(std::span
       }
       return NotClientHello{kAlertUnexpectedMessage, "the first bytes are not a TLS handshake", looks_like_http(rest)};
     }
-    if (rest.size() >= 2 && rest[1] != 3) return NotClientHello{kAlertProtocolVersion, "the record's version is not TLS"};
+    if (rest.size() >= 2 && rest[1] != 3)
+      return NotClientHello{kAlertProtocolVersion, "the record's version is not TLS"};
     if (rest.size() < kRecordHeader) {
-      if (position + kRecordHeader > kMaxClientHelloWireBytes) return broken("the ClientHello is cut into too many records");
+      if (position + kRecordHeader > kMaxClientHelloWireBytes)
+        return broken("the ClientHello is cut into too many records");
       return NeedMore{position + kRecordHeader};
     }
     const std::size_t length = static_cast<std::size_t>(rest[3]) << 8 | rest[4];
@@ -159,7 +161,8 @@ std::variant<NeedMore, ClientHello, NotClientHello> parse_client_hello(std::span
     if (!message.empty() && message[0] != kClientHelloType)
       return NotClientHello{kAlertUnexpectedMessage, "the first handshake message is not a ClientHello"};
     if (message.size() >= 4) {
-      const std::size_t size = static_cast<std::size_t>(message[1]) << 16 | static_cast<std::size_t>(message[2]) << 8 | message[3];
+      const std::size_t size =
+          static_cast<std::size_t>(message[1]) << 16 | static_cast<std::size_t>(message[2]) << 8 | message[3];
       if (size + 4 > kMaxClientHelloBytes) return broken("the ClientHello is longer than 16 KiB");
       if (message.size() >= size + 4) return parse_body(std::span(message).subspan(4, size));
       if (payload.size() < length) return NeedMore{std::min(end, bytes.size() + (size + 4 - message.size()))};

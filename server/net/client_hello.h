@@ -15,8 +15,8 @@ namespace skerry::server {
 
 /// A ClientHello with its handshake header is refused beyond this (browsers with post-quantum keys send about 2 KiB).
 inline constexpr std::size_t kMaxClientHelloBytes = 16 * 1024;
-/// Bytes on the wire, with record headers: more than this is never needed to see a whole ClientHello. A client that splits
-/// its ClientHello into records of fewer than 16 bytes is refused.
+/// Bytes on the wire, with record headers: more than this is never needed to see a whole ClientHello. A client that
+/// splits its ClientHello into records of fewer than 16 bytes is refused.
 inline constexpr std::size_t kMaxClientHelloWireBytes = 24 * 1024;
 
 struct ClientHello {

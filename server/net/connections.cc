@@ -43,7 +43,8 @@ Result<Connections::Slot> Connections::admit(const std::string& address) {
   if (count_ >= most_) return resource_exhausted("all " + std::to_string(most_) + " connections are in use");
   std::size_t& of_address = by_address_[address];
   if (of_address >= most_per_address_) {
-    return resource_exhausted(address + " has " + std::to_string(of_address) + " connections open, the most that is allowed");
+    return resource_exhausted(address + " has " + std::to_string(of_address) +
+                              " connections open, the most that is allowed");
   }
   ++of_address;
   ++count_;

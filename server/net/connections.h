@@ -23,8 +23,8 @@ namespace skerry::server {
 class Gauge;
 class Metrics;
 
-/// gRPC's spelling of a peer, never percent-encoded: "ipv4:192.0.2.7:41234", "ipv6:[2001:db8::1]:41234". IPv4 addresses inside
-/// IPv6 ones are written as IPv4.
+/// gRPC's spelling of a peer, never percent-encoded: "ipv4:192.0.2.7:41234", "ipv6:[2001:db8::1]:41234". IPv4 addresses
+/// inside IPv6 ones are written as IPv4.
 std::string peer_text(const asio::ip::tcp::endpoint& endpoint);
 
 /// Thread-safe. Outlives every Slot.
@@ -34,7 +34,8 @@ class Connections {
   class Slot {
    public:
     Slot(Connections& connections, std::string address) : connections_(&connections), address_(std::move(address)) {}
-    Slot(Slot&& other) noexcept : connections_(std::exchange(other.connections_, nullptr)), address_(std::move(other.address_)) {}
+    Slot(Slot&& other) noexcept
+        : connections_(std::exchange(other.connections_, nullptr)), address_(std::move(other.address_)) {}
     Slot& operator=(Slot&&) = delete;
     ~Slot() {
       if (connections_) connections_->release(address_);
@@ -54,7 +55,8 @@ class Connections {
 
   /// Keeps `descriptor` (a dup of a socket that now belongs to gRPC) until gRPC has shut that socket down.
   void add_grpc(std::string peer, int descriptor, Slot slot);
-  /// Watches for ended gRPC connections, on `io`; at most once. Stop it after `io`'s threads ended and before `io` goes.
+  /// Watches for ended gRPC connections, on `io`; at most once. Stop it after `io`'s threads ended and before `io`
+  /// goes.
   Result<void> watch_grpc(asio::io_context& io);
   void stop_watching();
 
@@ -100,7 +102,7 @@ class Connections {
 
   mutable std::mutex mutex_;
   std::uint64_t next_id_ = 1;
-  std::unordered_map<std::string, Grpc> grpc_;          // by peer
+  std::unordered_map<std::string, Grpc> grpc_;              // by peer
   std::unordered_map<std::uint64_t, std::string> peer_of_;  // by id
   std::map<std::uint64_t, Http> http_;
   std::condition_variable http_gone_;

@@ -19,10 +19,12 @@ struct GrpcSide::State {
 GrpcSide::GrpcSide(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GrpcSide::~GrpcSide() = default;
 
-Result<std::unique_ptr<GrpcSide>> GrpcSide::start(const PortOptions& options, const std::vector<grpc::Service*>& services) {
+Result<std::unique_ptr<GrpcSide>> GrpcSide::start(const PortOptions& options,
+                                                  const std::vector<grpc::Service*>& services) {
   const auto refresh = static_cast<unsigned>(std::max<std::int64_t>(1, options.certificate_check.count()));
   // The provider is shared because gRPC's credentials keep using it for as long as they live.
-  auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(options.key_file, options.certificate_file, refresh);
+  auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+      options.key_file, options.certificate_file, refresh);
   grpc::experimental::TlsServerCredentialsOptions tls(std::move(provider));
   tls.watch_identity_key_cert_pairs();
   tls.set_cert_request_type(GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_BUT_DONT_VERIFY);
@@ -42,7 +44,8 @@ Result<std::unique_ptr<GrpcSide>> GrpcSide::start(const PortOptions& options, co
 
   auto state = std::make_unique<State>();
   using Kind = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
-  state->acceptor = builder.experimental().AddExternalConnectionAcceptor(Kind::FROM_FD, grpc::experimental::TlsServerCredentials(tls));
+  state->acceptor = builder.experimental().AddExternalConnectionAcceptor(Kind::FROM_FD,
+                                                                         grpc::experimental::TlsServerCredentials(tls));
   for (grpc::Service* service : services) builder.RegisterService(service);
   state->server = builder.BuildAndStart();
   if (!state->server) return internal_error("gRPC did not start; its log says why (GRPC_VERBOSITY=debug)");

@@ -18,7 +18,8 @@ struct PortOptions;
 
 class GrpcSide {
  public:
-  static Result<std::unique_ptr<GrpcSide>> start(const PortOptions& options, const std::vector<grpc::Service*>& services);
+  static Result<std::unique_ptr<GrpcSide>> start(const PortOptions& options,
+                                                 const std::vector<grpc::Service*>& services);
   ~GrpcSide();
 
   /// Takes over a connected, non-blocking socket from which nothing was read yet.

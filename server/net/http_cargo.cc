@@ -1,10 +1,11 @@
-// Cargo over HTTPS: downloads from mapped files, uploads through two buffers so that the network and the disk work at once.
+// Cargo over HTTPS: downloads from mapped files, uploads through two buffers so that the network and the disk work at
+// once.
 #include "server/metrics/metrics.h"
 #include "server/net/http_connection_impl.h"
 #include "server/net/http_message.h"
 
-#include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -12,8 +13,8 @@
 namespace skerry::server {
 namespace {
 
-constexpr std::size_t kPiece = 256 * 1024;                 // bytes per call of OpenSSL
-constexpr std::uint64_t kDropBehind = 8 * 1024 * 1024;     // mapped pages let go behind a download
+constexpr std::size_t kPiece = 256 * 1024;              // bytes per call of OpenSSL
+constexpr std::uint64_t kDropBehind = 8 * 1024 * 1024;  // mapped pages let go behind a download
 
 HttpResponse status_json(const UploadStatus& status) {
   nlohmann::json missing = nlohmann::json::array();
@@ -34,8 +35,8 @@ Result<UploadQuery> parse_upload(const HttpRequest& request, const PortLimits& l
   const auto size = number("size");
   if (!size || *size == 0) return invalid_argument("the query needs size=<bytes of the whole file>, at least 1");
   if (*size > limits.cargo_bytes) {
-    return resource_exhausted("the file has " + std::to_string(*size) + " bytes, and " + std::to_string(limits.cargo_bytes) +
-                              " are allowed");
+    return resource_exhausted("the file has " + std::to_string(*size) + " bytes, and " +
+                              std::to_string(limits.cargo_bytes) + " are allowed");
   }
   std::uint64_t offset = 0;
   if (request.method == "PUT") {
@@ -48,8 +49,9 @@ Result<UploadQuery> parse_upload(const HttpRequest& request, const PortLimits& l
 
 Result<UploadRequest> permit(const HttpSide& side, const HttpRequest& request, const UploadQuery& query) {
   if (!side.options.cargo_access.check_upload) return permission_denied("this port takes no uploads");
-  SKERRY_ASSIGN(std::string task, side.options.cargo_access.check_upload(*request.identity, request.identity->thumbprint,
-                                                                         query.ticket, query.id, query.size));
+  SKERRY_ASSIGN(std::string task,
+                side.options.cargo_access.check_upload(*request.identity, request.identity->thumbprint, query.ticket,
+                                                       query.id, query.size));
   return UploadRequest{std::move(task), request.identity->name, query.id, query.size};
 }
 
@@ -87,8 +89,9 @@ void HttpConnection::send_cargo(MappedFile file, const std::string& tag) {
   if (const auto wanted = request_.header("range"); !wanted.empty() && (condition.empty() || condition == tag)) {
     const auto parsed = parse_range(wanted, size);
     if (std::holds_alternative<NotSatisfiable>(parsed)) {
-      HttpResponse response = HttpResponse::error({Code::kOutOfRange, "the cargo has " + std::to_string(size) +
-                                                                          " bytes, which the range '" + std::string(wanted) + "' misses"});
+      HttpResponse response =
+          HttpResponse::error({Code::kOutOfRange, "the cargo has " + std::to_string(size) +
+                                                      " bytes, which the range '" + std::string(wanted) + "' misses"});
       response.status = 416;
       response.headers.emplace_back("Content-Range", "bytes */" + std::to_string(size));
       return respond(std::move(response));
@@ -96,7 +99,8 @@ void HttpConnection::send_cargo(MappedFile file, const std::string& tag) {
     if (const auto* part = std::get_if<WantedRange>(&parsed)) {
       range = *part;
       status = 206;
-      headers.emplace_back("Content-Range", "bytes " + std::to_string(range.first) + '-' + std::to_string(range.last) + '/' + std::to_string(size));
+      headers.emplace_back("Content-Range", "bytes " + std::to_string(range.first) + '-' + std::to_string(range.last) +
+                                                '/' + std::to_string(size));
     }
   }
   const std::uint64_t length = size == 0 ? 0 : range.last - range.first + 1;
@@ -119,12 +123,13 @@ void HttpConnection::send_mapped() {
     file.file.drop(file.position - file.position % kDropBehind - kDropBehind, kDropBehind);
   const std::size_t count = static_cast<std::size_t>(std::min<std::uint64_t>(kPiece, file.end - file.position));
   set_moving(true);
-  stream_.write(file.file.bytes().subspan(static_cast<std::size_t>(file.position), count), [self = shared_from_this(), count](bool ok) {
-    if (!ok || self->closed_) return self->close();
-    self->download_->position += count;
-    self->count_down(count);
-    self->send_mapped();
-  });
+  stream_.write(file.file.bytes().subspan(static_cast<std::size_t>(file.position), count),
+                [self = shared_from_this(), count](bool ok) {
+                  if (!ok || self->closed_) return self->close();
+                  self->download_->position += count;
+                  self->count_down(count);
+                  self->send_mapped();
+                });
 }
 
 void HttpConnection::start_source() {
@@ -162,7 +167,9 @@ void HttpConnection::answer_upload_status() {
         SKERRY_ASSIGN(const UploadRequest upload, permit(side_, request_, query));
         return side_.options.cargo->upload_status(upload);
       },
-      [this](Result<UploadStatus> status) { respond(status.ok() ? status_json(*status) : HttpResponse::error(status.error())); });
+      [this](Result<UploadStatus> status) {
+        respond(status.ok() ? status_json(*status) : HttpResponse::error(status.error()));
+      });
 }
 
 void HttpConnection::start_upload() {
@@ -207,7 +214,8 @@ void HttpConnection::begin_body_of_upload(UploadStatus status, std::optional<Chu
   if (closed_) return;
   if (!writer && continue_wanted_) return respond(status_json(status));  // complete: the body need not come
   upload_.emplace(Upload{std::move(status), std::move(writer), {}, 0, 0, false, false, std::nullopt});
-  const std::size_t size = static_cast<std::size_t>(std::min<std::uint64_t>(kPiece, std::max<std::uint64_t>(body_left_, inbox_.size())));
+  const std::size_t size =
+      static_cast<std::size_t>(std::min<std::uint64_t>(kPiece, std::max<std::uint64_t>(body_left_, inbox_.size())));
   for (auto& buffer : upload_->buffers) buffer.resize(std::max<std::size_t>(size, 1));
   // What came with the header stands in front.
   const std::size_t ready = static_cast<std::size_t>(std::min<std::uint64_t>({body_left_, inbox_.size(), size}));
@@ -273,7 +281,9 @@ void HttpConnection::finish_upload() {
   if (!upload_->writer) return respond(status_json(upload_->status));
   offload(
       side_.disk, [this] { return upload_->writer->finish(); },
-      [this](Result<UploadStatus> status) { respond(status.ok() ? status_json(*status) : HttpResponse::error(status.error())); });
+      [this](Result<UploadStatus> status) {
+        respond(status.ok() ? status_json(*status) : HttpResponse::error(status.error()));
+      });
 }
 
 void HttpConnection::start_sink() {

@@ -84,7 +84,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void offload(asio::thread_pool& pool, Work work, Then then) {
     asio::post(pool, [self = shared_from_this(), work = std::move(work), then = std::move(then)]() mutable {
       auto result = guarded(work);
-      asio::post(self->stream_.executor(), [self, result = std::move(result), then = std::move(then)]() mutable { then(std::move(result)); });
+      asio::post(self->stream_.executor(),
+                 [self, result = std::move(result), then = std::move(then)]() mutable { then(std::move(result)); });
     });
   }
 
@@ -109,7 +110,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   const std::string peer_;
   std::uint64_t id_ = 0;  // in Connections
   std::string chain_pem_;
-  bool busy_ = false;   // between a request's header and its answer's end
+  bool busy_ = false;  // between a request's header and its answer's end
   bool closed_ = false;
 
   Watch watch_ = Watch::kNothing;

@@ -25,8 +25,8 @@ struct ResponseHead {
   std::int64_t unix_seconds = 0;
 };
 
-/// The status line and all headers, up to and with the empty line. Adds Date, Server and the security headers, except those
-/// that `headers` names itself; a header with a control character in it is left out.
+/// The status line and all headers, up to and with the empty line. Adds Date, Server and the security headers, except
+/// those that `headers` names itself; a header with a control character in it is left out.
 std::string write_head(const ResponseHead& head, const std::vector<std::pair<std::string, std::string>>& headers);
 
 /// Bytes first … last, inclusive.

@@ -32,13 +32,19 @@ std::vector<std::string_view> split(std::string_view path) {
   }
 }
 
-bool is_param(std::string_view segment) { return segment.size() > 2 && segment.front() == '{' && segment.back() == '}'; }
-bool is_rest(std::string_view segment) { return is_param(segment) && segment.size() > 5 && segment.substr(segment.size() - 4) == "...}"; }
+bool is_param(std::string_view segment) {
+  return segment.size() > 2 && segment.front() == '{' && segment.back() == '}';
+}
+bool is_rest(std::string_view segment) {
+  return is_param(segment) && segment.size() > 5 && segment.substr(segment.size() - 4) == "...}";
+}
 
 using Params = std::map<std::string, std::string, std::less<>>;
 
-// How well a pattern fits, one letter a segment: 'c' literal, 'b' {name}, 'a' the rest; larger is better. Empty: not at all.
-std::string fit(std::string_view pattern, std::string_view path, const std::vector<std::string_view>& segments, Params& params) {
+// How well a pattern fits, one letter a segment: 'c' literal, 'b' {name}, 'a' the rest; larger is better. Empty: not at
+// all.
+std::string fit(std::string_view pattern, std::string_view path, const std::vector<std::string_view>& segments,
+                Params& params) {
   const auto wanted = split(pattern);
   std::string score;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
@@ -86,28 +92,41 @@ HttpResponse HttpResponse::error(const Error& error) {
 
 int http_status(Code code) {
   switch (code) {
-    case Code::kOk: return 200;
+    case Code::kOk:
+      return 200;
     case Code::kInvalidArgument:
-    case Code::kOutOfRange: return 400;
-    case Code::kUnauthenticated: return 401;
-    case Code::kPermissionDenied: return 403;
-    case Code::kNotFound: return 404;
+    case Code::kOutOfRange:
+      return 400;
+    case Code::kUnauthenticated:
+      return 401;
+    case Code::kPermissionDenied:
+      return 403;
+    case Code::kNotFound:
+      return 404;
     case Code::kAlreadyExists:
     case Code::kAborted:
-    case Code::kFailedPrecondition: return 409;
-    case Code::kDataLoss: return 422;
-    case Code::kResourceExhausted: return 429;
-    case Code::kUnimplemented: return 501;
-    case Code::kUnavailable: return 503;
-    case Code::kDeadlineExceeded: return 504;
+    case Code::kFailedPrecondition:
+      return 409;
+    case Code::kDataLoss:
+      return 422;
+    case Code::kResourceExhausted:
+      return 429;
+    case Code::kUnimplemented:
+      return 501;
+    case Code::kUnavailable:
+      return 503;
+    case Code::kDeadlineExceeded:
+      return 504;
     case Code::kCancelled:
     case Code::kUnknown:
-    case Code::kInternal: break;
+    case Code::kInternal:
+      break;
   }
   return 500;
 }
 
-HttpRouter& HttpRouter::add(std::string_view method, std::string_view pattern, HttpHandler handler, RouteOptions options) {
+HttpRouter& HttpRouter::add(std::string_view method, std::string_view pattern, HttpHandler handler,
+                            RouteOptions options) {
   assert(!pattern.empty() && pattern.front() == '/' && handler);
   assert(std::none_of(routes_.begin(), routes_.end(),
                       [&](const Route& route) { return route.method == method && route.pattern == pattern; }));
@@ -115,7 +134,8 @@ HttpRouter& HttpRouter::add(std::string_view method, std::string_view pattern, H
   return *this;
 }
 
-std::variant<HttpRouter::Match, HttpRouter::NoMatch> HttpRouter::find(std::string_view method, std::string_view path) const {
+std::variant<HttpRouter::Match, HttpRouter::NoMatch> HttpRouter::find(std::string_view method,
+                                                                      std::string_view path) const {
   NoMatch none;
   if (path.empty() || path.front() != '/') return none;
   const auto segments = split(path);

@@ -21,17 +21,17 @@ namespace skerry::server {
 
 /// One request, whole: body read, peer authenticated, access granted by server/net/access.h.
 struct HttpRequest {
-  std::string method;                        ///< "GET", "HEAD", "POST", …
-  std::string path;                          ///< decoded, without the query
+  std::string method;                                       ///< "GET", "HEAD", "POST", …
+  std::string path;                                         ///< decoded, without the query
   std::map<std::string, std::string, std::less<>> params;   ///< from the pattern: {run} → params["run"], decoded
   std::map<std::string, std::string, std::less<>> query;    ///< decoded; the last of equal names counts
   std::map<std::string, std::string, std::less<>> headers;  ///< names in lower case; repeated ones joined by ", "
   std::string body;
-  std::optional<Identity> identity;          ///< empty: an anonymous caller
-  std::string anonymous_reason;              ///< why anonymous: "no certificate", "certificate expired on …"
-  std::string chain_pem;                     ///< certificates shown, PEM, leaf first
-  std::string peer;                          ///< "ipv4:192.0.2.7:41234" or "ipv6:[2001:db8::1]:41234"
-  std::string peer_address;                  ///< the address alone: "192.0.2.7"
+  std::optional<Identity> identity;  ///< empty: an anonymous caller
+  std::string anonymous_reason;      ///< why anonymous: "no certificate", "certificate expired on …"
+  std::string chain_pem;             ///< certificates shown, PEM, leaf first
+  std::string peer;                  ///< "ipv4:192.0.2.7:41234" or "ipv6:[2001:db8::1]:41234"
+  std::string peer_address;          ///< the address alone: "192.0.2.7"
 
   /// The value, or "" where there is none.
   std::string_view param(std::string_view name) const;
@@ -65,12 +65,14 @@ struct RouteOptions {
   std::size_t max_body_bytes = 64 * 1024;  ///< a larger body is answered with 413
 };
 
-/// Methods and path patterns. A pattern is "/" and segments joined by "/"; `{name}` matches one segment that is not empty,
-/// `{name...}` as the last one matches the rest (not empty). A literal segment wins over `{name}`, which wins over the rest.
+/// Methods and path patterns. A pattern is "/" and segments joined by "/"; `{name}` matches one segment that is not
+/// empty,
+/// `{name...}` as the last one matches the rest (not empty). A literal segment wins over `{name}`, which wins over the
+/// rest.
 class HttpRouter {
  public:
-  /// Who may call is looked up in server/net/access.cc by (method, pattern); a route without an entry there is refused at
-  /// `Port::open`. Adding a method and pattern twice is our own mistake and is asserted.
+  /// Who may call is looked up in server/net/access.cc by (method, pattern); a route without an entry there is refused
+  /// at `Port::open`. Adding a method and pattern twice is our own mistake and is asserted.
   HttpRouter& add(std::string_view method, std::string_view pattern, HttpHandler handler, RouteOptions options = {});
 
   struct Route {

@@ -32,7 +32,9 @@ BuiltIn built_in(const HttpRouter::Route& route) {
   return own == kMeasureRoutes.end() ? BuiltIn::kNone : own->built_in;
 }
 
-HttpResponse never_called(const HttpRequest&) { return HttpResponse::error(internal_error("a built-in route was handled")); }
+HttpResponse never_called(const HttpRequest&) {
+  return HttpResponse::error(internal_error("a built-in route was handled"));
+}
 
 }  // namespace
 
@@ -40,11 +42,13 @@ HttpSide::HttpSide(const PortOptions& o, HttpRouter r, Connections& c)
     : options(o),
       router(std::move(r)),
       connections(c),
-      slow_peers(o.metrics->counter("skerry_slow_peers_total", "Connections closed because their body made no progress.")),
+      slow_peers(
+          o.metrics->counter("skerry_slow_peers_total", "Connections closed because their body made no progress.")),
       workers(std::max(1u, o.worker_threads)),
       disk(std::max(1u, o.worker_threads)) {}
 
-Result<std::unique_ptr<HttpSide>> HttpSide::make(const PortOptions& options, HttpRouter router, Connections& connections) {
+Result<std::unique_ptr<HttpSide>> HttpSide::make(const PortOptions& options, HttpRouter router,
+                                                 Connections& connections) {
   if (options.cargo) {
     for (const OwnRoute& own : kCargoRoutes) router.add(own.method, own.pattern, never_called);
   }
@@ -73,7 +77,9 @@ void HttpSide::count_request(std::string_view method, std::string_view route, in
   const bool known = std::find(kKnown.begin(), kKnown.end(), method) != kKnown.end();
   options.metrics
       ->counter("skerry_http_requests_total", "HTTP requests, by method, route and status.",
-                {{"method", std::string(known ? method : "other")}, {"route", std::string(route)}, {"status", std::to_string(status)}})
+                {{"method", std::string(known ? method : "other")},
+                 {"route", std::string(route)},
+                 {"status", std::to_string(status)}})
       .add();
   options.metrics
       ->histogram("skerry_http_request_seconds", "From a request's header to the end of its answer.", duration_bounds(),

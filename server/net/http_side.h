@@ -22,7 +22,8 @@ enum class BuiltIn { kNone, kCargoDownload, kCargoUpload, kUploadStatus, kMeasur
 
 struct HttpSide {
   /// Adds the port's own routes to `router`; INTERNAL where a route has no entry in the access table.
-  static Result<std::unique_ptr<HttpSide>> make(const PortOptions& options, HttpRouter router, Connections& connections);
+  static Result<std::unique_ptr<HttpSide>> make(const PortOptions& options, HttpRouter router,
+                                                Connections& connections);
 
   struct RouteFacts {
     BuiltIn built_in = BuiltIn::kNone;
@@ -38,10 +39,10 @@ struct HttpSide {
   const HttpRouter router;
   Connections& connections;
   std::unordered_map<const HttpRouter::Route*, RouteFacts> facts_;
-  std::atomic<std::size_t> queued{0};      ///< requests that wait for a worker or run on one
-  std::atomic<std::uint64_t> all_up{0};    ///< bytes of bodies, all members together
+  std::atomic<std::size_t> queued{0};    ///< requests that wait for a worker or run on one
+  std::atomic<std::uint64_t> all_up{0};  ///< bytes of bodies, all members together
   std::atomic<std::uint64_t> all_down{0};
-  std::atomic<bool> draining{false};       ///< answer what is under way, then close
+  std::atomic<bool> draining{false};  ///< answer what is under way, then close
   Counter& slow_peers;
   asio::thread_pool workers;  ///< handlers
   asio::thread_pool disk;     ///< cargo

@@ -21,11 +21,19 @@ using asio::ip::tcp;
 
 struct Listener::Shared {
   Shared(asio::io_context& i, std::chrono::milliseconds h, Connections& c, Metrics& m, Take t)
-      : io(i), strand(asio::make_strand(i)), acceptor(strand), pause(strand), handshake(h), connections(c), metrics(m), take(std::move(t)) {}
+      : io(i),
+        strand(asio::make_strand(i)),
+        acceptor(strand),
+        pause(strand),
+        handshake(h),
+        connections(c),
+        metrics(m),
+        take(std::move(t)) {}
 
   void refused(std::string_view reason) {
-    metrics.counter("skerry_connections_refused_total", "Connections ended before any protocol began, by reason.",
-                    {{"reason", std::string(reason)}})
+    metrics
+        .counter("skerry_connections_refused_total", "Connections ended before any protocol began, by reason.",
+                 {{"reason", std::string(reason)}})
         .add();
   }
 
@@ -110,11 +118,13 @@ class Greeting : public std::enable_shared_from_this<Greeting> {
   }
 
   void alert(std::uint8_t description, std::string_view reason) {
-    const std::array<char, 7> record{21, 3, 3, 0, 2, 2, static_cast<char>(description)};  // alert, TLS 1.2 framing, fatal
+    const std::array<char, 7> record{
+        21, 3, 3, 0, 2, 2, static_cast<char>(description)};  // alert, TLS 1.2 framing, fatal
     refuse(reason, std::string_view(record.data(), record.size()));
   }
 
-  // Sends the last words and closes; what the peer sent is read away first, so that it is a FIN and not a reset that follows.
+  // Sends the last words and closes; what the peer sent is read away first, so that it is a FIN and not a reset that
+  // follows.
   void refuse(std::string_view reason, std::string_view last_words) {
     shared_.refused(reason);
     spdlog::debug("refusing {}: {}", peer_, reason);
@@ -123,7 +133,8 @@ class Greeting : public std::enable_shared_from_this<Greeting> {
       std::array<char, 4096> scrap;
       for (int i = 0; i < 16 && ::recv(descriptor, scrap.data(), scrap.size(), MSG_DONTWAIT) > 0; ++i) continue;
       // A few bytes into an empty send buffer: this cannot block, and if the peer is gone nobody misses it.
-      [[maybe_unused]] const ssize_t sent = ::send(descriptor, last_words.data(), last_words.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      [[maybe_unused]] const ssize_t sent =
+          ::send(descriptor, last_words.data(), last_words.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     end();
   }
@@ -162,8 +173,8 @@ Listener::Listener(std::unique_ptr<Shared> shared) : shared_(std::move(shared)) 
 Listener::~Listener() = default;
 
 Result<std::unique_ptr<Listener>> Listener::open(asio::io_context& io, const std::string& address, std::uint16_t port,
-                                                 std::chrono::milliseconds handshake, Connections& connections, Metrics& metrics,
-                                                 Take take) {
+                                                 std::chrono::milliseconds handshake, Connections& connections,
+                                                 Metrics& metrics, Take take) {
   boost::system::error_code error;
   const auto parsed = asio::ip::make_address(address, error);
   if (error) return invalid_argument("'" + address + "' is not an IPv4 or IPv6 address to listen on");
@@ -171,7 +182,8 @@ Result<std::unique_ptr<Listener>> Listener::open(asio::io_context& io, const std
   auto shared = std::make_unique<Shared>(io, handshake, connections, metrics, std::move(take));
   auto& acceptor = shared->acceptor;
   const auto failed = [&](std::string_view what) {
-    return unavailable("cannot " + std::string(what) + ' ' + address + " port " + std::to_string(port) + ": " + error.message());
+    return unavailable("cannot " + std::string(what) + ' ' + address + " port " + std::to_string(port) + ": " +
+                       error.message());
   };
   if (acceptor.open(endpoint.protocol(), error); error) return failed("open a socket for");
   ::fcntl(acceptor.native_handle(), F_SETFD, FD_CLOEXEC);

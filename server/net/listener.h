@@ -31,8 +31,8 @@ class Listener {
   /// Listens on `address`:`port` (0: a free one). INVALID_ARGUMENT (not an address), UNAVAILABLE (in use, not ours).
   /// What cannot do TLS 1.3 gets an alert, plain HTTP a sentence. `take` is called on an I/O thread.
   static Result<std::unique_ptr<Listener>> open(asio::io_context& io, const std::string& address, std::uint16_t port,
-                                                std::chrono::milliseconds handshake, Connections& connections, Metrics& metrics,
-                                                Take take);
+                                                std::chrono::milliseconds handshake, Connections& connections,
+                                                Metrics& metrics, Take take);
 
   std::uint16_t port() const { return port_; }
   void start();

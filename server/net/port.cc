@@ -51,7 +51,8 @@ void allow_descriptors(std::size_t wanted) {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
   limit.rlim_cur = std::min<rlim_t>(wanted, limit.rlim_max);
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
-    spdlog::warn("the port may need {} open files, and the system allows {}: raise LimitNOFILE", wanted, limit.rlim_cur);
+    spdlog::warn("the port may need {} open files, and the system allows {}: raise LimitNOFILE", wanted,
+                 limit.rlim_cur);
 }
 
 }  // namespace
@@ -72,11 +73,14 @@ class Port::Impl {
     SKERRY_TRY(connections.watch_grpc(io));
     if (!services.empty()) {
       SKERRY_ASSIGN(grpc_side, GrpcSide::start(options, services));
-      options.gate->on_caller([this](std::string_view peer, std::string_view thumbprint) { return connections.note_grpc(peer, thumbprint); });
+      options.gate->on_caller([this](std::string_view peer, std::string_view thumbprint) {
+        return connections.note_grpc(peer, thumbprint);
+      });
     }
-    SKERRY_ASSIGN(listener, Listener::open(io, options.address, options.port, options.limits.handshake, connections, *options.metrics,
-                                           [this](Greeted greeted) { take(std::move(greeted)); }));
-    const unsigned count = options.io_threads != 0 ? options.io_threads : std::max(2u, std::thread::hardware_concurrency());
+    SKERRY_ASSIGN(listener, Listener::open(io, options.address, options.port, options.limits.handshake, connections,
+                                           *options.metrics, [this](Greeted greeted) { take(std::move(greeted)); }));
+    const unsigned count =
+        options.io_threads != 0 ? options.io_threads : std::max(2u, std::thread::hardware_concurrency());
     for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { serve(); });
     check_certificate_later();
     listener->start();
@@ -98,10 +102,12 @@ class Port::Impl {
   void take(Greeted greeted) {
     const bool to_grpc = speaks_grpc(greeted.hello);
     options.metrics
-        ->counter("skerry_connections_total", "Connections that began TLS, by protocol.", {{"protocol", to_grpc ? "grpc" : "http"}})
+        ->counter("skerry_connections_total", "Connections that began TLS, by protocol.",
+                  {{"protocol", to_grpc ? "grpc" : "http"}})
         .add();
     if (!to_grpc) {
-      serve_http(*http, std::move(greeted.socket), context(), std::move(greeted.slot), std::move(greeted.peer), greeted.handshake_left);
+      serve_http(*http, std::move(greeted.socket), context(), std::move(greeted.slot), std::move(greeted.peer),
+                 greeted.handshake_left);
       return;
     }
     if (!grpc_side) return;  // the socket closes
@@ -142,8 +148,10 @@ class Port::Impl {
         changed = certificate_print != fingerprint(options.certificate_file, options.key_file);
       }
       if (changed) {
-        if (auto reloaded = reload(); reloaded.ok()) spdlog::info("the port uses the new certificate in {}", options.certificate_file);
-        else spdlog::warn("the port keeps its certificate: {}", reloaded.error().message);
+        if (auto reloaded = reload(); reloaded.ok())
+          spdlog::info("the port uses the new certificate in {}", options.certificate_file);
+        else
+          spdlog::warn("the port keeps its certificate: {}", reloaded.error().message);
       }
       check_certificate_later();
     });
@@ -164,7 +172,8 @@ class Port::Impl {
       grpc_side->shutdown(std::chrono::system_clock::now() + grace);
     }
     if (http && !threads.empty()) {
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+      const auto left =
+          std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
       if (!connections.wait_for_http(std::max(left, std::chrono::milliseconds(0)))) {
         connections.close_http(true);
         connections.wait_for_http(std::chrono::milliseconds(200));
@@ -203,7 +212,8 @@ Port::Port(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Port::~Port() = default;
 
 Result<std::unique_ptr<Port>> Port::open(PortOptions options, std::vector<grpc::Service*> services, HttpRouter router) {
-  if (!options.gate || !options.clock || !options.metrics) return internal_error("a port needs a gate, a clock and metrics");
+  if (!options.gate || !options.clock || !options.metrics)
+    return internal_error("a port needs a gate, a clock and metrics");
   // OpenSSL writes to sockets without MSG_NOSIGNAL: a peer that is gone must be an error, not the end of the process.
   if (std::signal(SIGPIPE, SIG_IGN) == SIG_ERR) return internal_error("SIGPIPE cannot be ignored");
   allow_descriptors(2 * options.limits.connections + 512);
@@ -214,7 +224,9 @@ Result<std::unique_ptr<Port>> Port::open(PortOptions options, std::vector<grpc::
 
 std::uint16_t Port::port() const { return impl_->listener->port(); }
 
-bool Port::note_identity(std::string_view peer, std::string_view thumbprint) { return impl_->connections.note_grpc(peer, thumbprint); }
+bool Port::note_identity(std::string_view peer, std::string_view thumbprint) {
+  return impl_->connections.note_grpc(peer, thumbprint);
+}
 
 std::size_t Port::end_connections(std::string_view thumbprint) { return impl_->connections.end(thumbprint); }
 

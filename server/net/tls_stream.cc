@@ -4,8 +4,8 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
-#include <array>
 #include <algorithm>
+#include <array>
 
 namespace skerry::server {
 namespace {
@@ -23,10 +23,12 @@ std::string openssl_reason() {
   return text.data();
 }
 
-int choose_protocol(SSL*, const unsigned char** out, unsigned char* out_length, const unsigned char* in, unsigned in_length, void*) {
+int choose_protocol(SSL*, const unsigned char** out, unsigned char* out_length, const unsigned char* in,
+                    unsigned in_length, void*) {
   static constexpr std::array<unsigned char, 9> kHttp11{8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
   unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_length, kHttp11.data(), kHttp11.size(), in, in_length) != OPENSSL_NPN_NEGOTIATED)
+  if (SSL_select_next_proto(&chosen, out_length, kHttp11.data(), kHttp11.size(), in, in_length) !=
+      OPENSSL_NPN_NEGOTIATED)
     return SSL_TLSEXT_ERR_ALERT_FATAL;
   *out = chosen;
   return SSL_TLSEXT_ERR_OK;
@@ -52,7 +54,8 @@ Result<std::shared_ptr<SSL_CTX>> make_server_context(const std::string& certific
   if (SSL_CTX_use_PrivateKey_file(ctx, key_file.c_str(), SSL_FILETYPE_PEM) != 1)
     return invalid_argument("the server's key " + key_file + " cannot be used: " + openssl_reason());
   if (SSL_CTX_check_private_key(ctx) != 1)
-    return invalid_argument("the server's key " + key_file + " does not belong to " + certificate_file + ": " + openssl_reason());
+    return invalid_argument("the server's key " + key_file + " does not belong to " + certificate_file + ": " +
+                            openssl_reason());
 
   SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
   SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
@@ -63,12 +66,14 @@ Result<std::shared_ptr<SSL_CTX>> make_server_context(const std::string& certific
   SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);
   SSL_CTX_set_num_tickets(ctx, 0);
   SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, nullptr);
-  SSL_CTX_set_cert_verify_callback(ctx, [](X509_STORE_CTX*, void*) { return 1; }, nullptr);
+  SSL_CTX_set_cert_verify_callback(
+      ctx, [](X509_STORE_CTX*, void*) { return 1; }, nullptr);
   SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, nullptr);
   return context;
 }
 
-TlsStream::TlsStream(StrandSocket socket, SSL_CTX* context) : socket_(std::move(socket)), ssl_(SSL_new(context), SSL_free) {
+TlsStream::TlsStream(StrandSocket socket, SSL_CTX* context)
+    : socket_(std::move(socket)), ssl_(SSL_new(context), SSL_free) {
   if (!ssl_ || SSL_set_fd(ssl_.get(), socket_.native_handle()) != 1) {
     closed_ = true;
     return;
@@ -85,7 +90,8 @@ void TlsStream::wait_then(int ssl_error, std::function<void(bool)> again) {
     return;
   }
   const auto direction = ssl_error == SSL_ERROR_WANT_READ ? StrandSocket::wait_read : StrandSocket::wait_write;
-  socket_.async_wait(direction, [this, again = std::move(again)](boost::system::error_code error) { again(!error && !closed_); });
+  socket_.async_wait(direction,
+                     [this, again = std::move(again)](boost::system::error_code error) { again(!error && !closed_); });
 }
 
 void TlsStream::handshake(Done done) {

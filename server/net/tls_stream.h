@@ -1,8 +1,8 @@
 // TLS over a non-blocking socket, with OpenSSL writing to the socket itself.
 //
-// asio::ssl::stream passes each 16 KiB record through a memory buffer and the event loop; here one call moves a whole piece of
-// up to 256 KiB, and reads take several records from the kernel at once. Used from one strand; one read and one
-// write may be under way at a time, and callbacks never run inside the call that started them.
+// asio::ssl::stream passes each 16 KiB record through a memory buffer and the event loop; here one call moves a whole
+// piece of up to 256 KiB, and reads take several records from the kernel at once. Used from one strand; one read and
+// one write may be under way at a time, and callbacks never run inside the call that started them.
 #pragma once
 
 #include "common/base/result.h"

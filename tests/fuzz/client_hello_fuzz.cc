@@ -1,5 +1,5 @@
-// A ClientHello is the first thing a stranger sends: whatever the bytes, the parser must answer, and must ask for more only
-// while more may come and can help.
+// A ClientHello is the first thing a stranger sends: whatever the bytes, the parser must answer, and must ask for more
+// only while more may come and can help.
 #include "server/net/client_hello.h"
 
 #include <cstdlib>

@@ -1,7 +1,7 @@
 #include "tests/integration/port/world.h"
 
-#include <catch2/catch.hpp>
 #include <openssl/ssl.h>
+#include <catch2/catch.hpp>
 
 #include <chrono>
 #include <thread>
@@ -86,7 +86,8 @@ TEST_CASE("half a ClientHello and then silence is cut off at the handshake's dea
   CHECK(half.ended());
   CHECK(took > 0.4);
   CHECK(took < 2.0);
-  const double cpu = static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e9;
+  const double cpu =
+      static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e9;
   CHECK(cpu < 0.2);
 
   Raw silent(world.port->port());

@@ -14,14 +14,16 @@ class TestControl final : public v1::Control::Service {
  public:
   explicit TestControl(server::Gate& gate) : gate_(gate) {}
 
-  grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest*, v1::CoordinatorStatus* reply) override {
+  grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest*,
+                         v1::CoordinatorStatus* reply) override {
     auto caller = gate_.authorize(*context, "/skerry.v1.Control/GetStatus");
     if (!caller.ok()) return status_of(caller.error());
     reply->set_name(caller->name);
     return grpc::Status::OK;
   }
 
-  grpc::Status WatchRun(grpc::ServerContext* context, const v1::GetRunRequest*, grpc::ServerWriter<v1::RunDetail>* writer) override {
+  grpc::Status WatchRun(grpc::ServerContext* context, const v1::GetRunRequest*,
+                        grpc::ServerWriter<v1::RunDetail>* writer) override {
     auto caller = gate_.authorize(*context, "/skerry.v1.Control/WatchRun");
     if (!caller.ok()) return status_of(caller.error());
     writer->Write({});
@@ -43,7 +45,8 @@ std::shared_ptr<grpc::Channel> connect(const World& world, const Member* as, con
   }
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
-  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(world.port->port()), grpc::SslCredentials(options), arguments);
+  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(world.port->port()), grpc::SslCredentials(options),
+                                   arguments);
 }
 
 std::string spell(const grpc::Status& status) { return std::string(code_name(static_cast<Code>(status.error_code()))); }

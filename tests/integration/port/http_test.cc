@@ -19,7 +19,9 @@ TEST_CASE("requests on one connection are answered one after another, HEAD witho
   World world;
   Raw raw(world.port->port());
   REQUIRE(raw.handshake() == "");
-  raw.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nHEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n");
+  raw.send(
+      "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nHEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing "
+      "HTTP/1.1\r\nConnection: close\r\n\r\n");
   const std::string answers = raw.receive(5000);
   CHECK(raw.ended());
   const std::size_t second = answers.find("HTTP/1.1 200 OK", 10);
@@ -30,7 +32,8 @@ TEST_CASE("requests on one connection are answered one after another, HEAD witho
   const std::string head = answers.substr(second, third - second);
   CHECK(has(head, "Content-Length: 3\r\n"));
   CHECK(head.substr(head.size() - 4) == "\r\n\r\n");
-  for (const char* header : {"Date: ", "X-Content-Type-Options: nosniff", "Content-Security-Policy: ", "Server: skerry"})
+  for (const char* header :
+       {"Date: ", "X-Content-Type-Options: nosniff", "Content-Security-Policy: ", "Server: skerry"})
     CHECK(has(head, header));
 }
 
@@ -182,20 +185,23 @@ TEST_CASE("an upload resumes at the chunks that are missing and is sealed when i
   const std::vector<std::string> ticket{"-H", "Skerry-Ticket: good"};
   const auto put = [&](std::size_t offset, const std::string& body, std::vector<std::string> more = {}) {
     REQUIRE(write_file_atomic(world.dir / "body", body).ok());
-    std::vector<std::string> arguments{"-X", "PUT", "-H", "Skerry-Ticket: good", "--data-binary", "@" + world.dir / "body"};
+    std::vector<std::string> arguments{
+        "-X", "PUT", "-H", "Skerry-Ticket: good", "--data-binary", "@" + world.dir / "body"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return world.curl(path + "?offset=" + std::to_string(offset) + "&size=10000000", arguments, &node).out;
   };
   const auto missing = [&] { return world.curl(path + "/upload?size=10000000", ticket, &node).out; };
 
   CHECK(missing() == R"({"complete":false,"missing":[[0,9999999]]})");
-  CHECK(put(4 << 20, bytes.substr(4 << 20, 4 << 20)) == R"({"complete":false,"missing":[[0,4194303],[8388608,9999999]]})");
+  CHECK(put(4 << 20, bytes.substr(4 << 20, 4 << 20)) ==
+        R"({"complete":false,"missing":[[0,4194303],[8388608,9999999]]})");
 
   // A connection that breaks in the middle of its second chunk keeps the first one.
   {
     Raw broken(world.port->port());
     REQUIRE(broken.handshake({&node, {"http/1.1"}, 0, 0}) == "");
-    broken.send("PUT " + path + "?offset=0&size=10000000 HTTP/1.1\r\nSkerry-Ticket: good\r\nContent-Length: 10000000\r\n\r\n");
+    broken.send("PUT " + path +
+                "?offset=0&size=10000000 HTTP/1.1\r\nSkerry-Ticket: good\r\nContent-Length: 10000000\r\n\r\n");
     broken.send(bytes.substr(0, 5'000'000));
     CHECK(eventually([&] { return has(missing(), "[[8388608,9999999]]"); }));
   }
@@ -214,8 +220,10 @@ TEST_CASE("an upload is refused for its content, its ticket, its size and its pl
   const Member viewer = world.member(Role::kViewer, "vera");
   REQUIRE(write_file_atomic(world.dir / "body", "not what was promised").ok());
   const std::string path = "/api/v1/cargo/" + content_id(std::string_view("what was promised"));
-  const auto put = [&](const std::string& query, const std::string& ticket, const Member* as, std::vector<std::string> more = {}) {
-    std::vector<std::string> arguments{"-X", "PUT", "-H", "Skerry-Ticket: " + ticket, "--data-binary", "@" + world.dir / "body"};
+  const auto put = [&](const std::string& query, const std::string& ticket, const Member* as,
+                       std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments{
+        "-X", "PUT", "-H", "Skerry-Ticket: " + ticket, "--data-binary", "@" + world.dir / "body"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return world.status(path + query, arguments, as);
   };

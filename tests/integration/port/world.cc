@@ -4,9 +4,7 @@
 #include "common/os/files.h"
 
 #include <arpa/inet.h>
-#include <catch2/catch.hpp>
 #include <netinet/in.h>
-#include <nlohmann/json.hpp>
 #include <openssl/bio.h>
 #include <openssl/bn.h>
 #include <openssl/err.h>
@@ -15,6 +13,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 
 #include <array>
 
@@ -40,12 +40,15 @@ server::HttpRouter make_routes(World& world) {
   });
   router.add("GET", "/api/v1/whoami", [](const HttpRequest& request) {
     if (!request.identity) return HttpResponse::json({{"role", "anonymous"}, {"reason", request.anonymous_reason}});
-    return HttpResponse::json({{"role", role_name(request.identity->role)}, {"name", request.identity->name}, {"peer", request.peer}});
+    return HttpResponse::json(
+        {{"role", role_name(request.identity->role)}, {"name", request.identity->name}, {"peer", request.peer}});
   });
   router.add("POST", "/api/v1/renew", [](const HttpRequest& request) {
-    return HttpResponse::json({{"name", request.identity ? request.identity->name : ""}, {"bytes", request.body.size()}});
+    return HttpResponse::json(
+        {{"name", request.identity ? request.identity->name : ""}, {"bytes", request.body.size()}});
   });
-  router.add("POST", "/api/v1/enrol", [](const HttpRequest& request) { return HttpResponse::text(request.body); }, {100'000});
+  router.add("POST", "/api/v1/enrol", [](const HttpRequest& request) { return HttpResponse::text(request.body); },
+             {100'000});
   router.add("GET", "/api/v1/runs/{run}", [](const HttpRequest& request) {
     return HttpResponse::json({{"run", request.param("run")}, {"q", request.query_value("q")}});
   });
@@ -54,7 +57,8 @@ server::HttpRouter make_routes(World& world) {
     pause_ms(300);
     return HttpResponse::text("slow\n");
   });
-  router.add("POST", "/api/v1/runs", [](const HttpRequest&) -> HttpResponse { throw std::runtime_error("a handler's mistake"); });
+  router.add("POST", "/api/v1/runs",
+             [](const HttpRequest&) -> HttpResponse { throw std::runtime_error("a handler's mistake"); });
   return router;
 }
 
@@ -79,7 +83,8 @@ void set_up(SSL_CTX* context, const TlsOptions& options) {
   if (options.max_version) SSL_CTX_set_max_proto_version(context, options.max_version);
   if (!options.alpn.empty()) {
     const std::string wire = alpn_wire(options.alpn);
-    SSL_CTX_set_alpn_protos(context, reinterpret_cast<const unsigned char*>(wire.data()), static_cast<unsigned>(wire.size()));
+    SSL_CTX_set_alpn_protos(context, reinterpret_cast<const unsigned char*>(wire.data()),
+                            static_cast<unsigned>(wire.size()));
   }
   if (options.as) {
     REQUIRE(SSL_CTX_use_certificate_chain_file(context, options.as->certificate_file.c_str()) == 1);
@@ -111,8 +116,8 @@ World::World(const std::function<void(server::PortOptions&)>& change, server::Ra
   options.metrics = &metrics;
   options.cargo = cargo.get();
   options.cargo_access.may_read = [](const Identity&, const std::string&) -> Result<void> { return {}; };
-  options.cargo_access.check_upload = [](const Identity& caller, const std::string&, const std::string& ticket, const std::string&,
-                                         std::uint64_t) -> Result<std::string> {
+  options.cargo_access.check_upload = [](const Identity& caller, const std::string&, const std::string& ticket,
+                                         const std::string&, std::uint64_t) -> Result<std::string> {
     if (ticket != "good") return unauthenticated("the ticket is not ours");
     return caller.role == Role::kNode ? std::string("run.1") : std::string();
   };
@@ -142,7 +147,9 @@ Member World::member(Role role, const std::string& name, std::int64_t lifetime_m
 
 void World::revoke(const Member& member) { authenticator->revoke(member.thumbprint, "the laptop was stolen"); }
 
-std::string World::url(const std::string& path) const { return "https://127.0.0.1:" + std::to_string(port->port()) + path; }
+std::string World::url(const std::string& path) const {
+  return "https://127.0.0.1:" + std::to_string(port->port()) + path;
+}
 
 Finished World::curl(const std::string& path, std::vector<std::string> arguments, const Member* as) const {
   std::vector<std::string> command{"curl", "-sS", "--cacert", dir / "ca.crt", "--max-time", "30"};
@@ -230,7 +237,8 @@ std::string Raw::protocol() const {
 
 std::string Raw::server_serial() const {
   const std::unique_ptr<X509, void (*)(X509*)> certificate(SSL_get1_peer_certificate(ssl_.get()), X509_free);
-  const std::unique_ptr<BIGNUM, void (*)(BIGNUM*)> number(ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate.get()), nullptr), BN_free);
+  const std::unique_ptr<BIGNUM, void (*)(BIGNUM*)> number(
+      ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate.get()), nullptr), BN_free);
   char* hex = BN_bn2hex(number.get());
   std::string text(hex);
   OPENSSL_free(hex);

@@ -35,8 +35,8 @@ struct Member {
   std::string thumbprint;
 };
 
-/// Opens a port on 127.0.0.1 with the routes of `make_routes`; cargo may be read by everybody with access, uploads need the ticket
-/// "good". `change` may set limits before the port opens.
+/// Opens a port on 127.0.0.1 with the routes of `make_routes`; cargo may be read by everybody with access, uploads need
+/// the ticket "good". `change` may set limits before the port opens.
 class World {
  public:
   explicit World(const std::function<void(server::PortOptions&)>& change = {}, server::RateLimits rates = {});

@@ -47,7 +47,8 @@ TEST_CASE("every RPC has an entry in the access table, and every gRPC entry is a
 TEST_CASE("what has no entry is denied to everybody") {
   CHECK(access_for("GRPC", "/skerry.v1.Control/Format") == Access::kDenied);
   CHECK(access_for("DELETE", "/api/v1/runs/{run}") == Access::kDenied);
-  for (const Role role : {Role::kNode, Role::kOperator, Role::kViewer, Role::kServer}) CHECK_FALSE(opens(Access::kDenied, role));
+  for (const Role role : {Role::kNode, Role::kOperator, Role::kViewer, Role::kServer})
+    CHECK_FALSE(opens(Access::kDenied, role));
 }
 
 TEST_CASE("no entry stands twice, and HEAD is looked up as GET") {
@@ -64,7 +65,8 @@ TEST_CASE("only enrolment, health, identity questions and the dashboard's shell 
     if (rule.access != Access::kAnyone) continue;
     const std::string path(rule.pattern);
     INFO(path);
-    CHECK((path == "/healthz" || path == "/api/v1/ca" || path == "/api/v1/enrol" || path == "/api/v1/whoami" || path.rfind("/api/", 0) != 0));
+    CHECK((path == "/healthz" || path == "/api/v1/ca" || path == "/api/v1/enrol" || path == "/api/v1/whoami" ||
+           path.rfind("/api/", 0) != 0));
   }
 }
 

@@ -88,11 +88,11 @@ TEST_CASE("what is not a ClientHello is refused with the fitting alert") {
   CHECK(refusal(captured("plain_http")).plain_http);
   CHECK(refusal({0x80, 0x2e, 0x01, 0x03, 0x01}).alert == kAlertUnexpectedMessage);  // SSL 2
   CHECK(refusal({22, 2, 0, 0, 5}).alert == kAlertProtocolVersion);
-  CHECK(refusal({22, 3, 1, 0, 0}).alert == kAlertDecodeError);                      // an empty record
-  CHECK(refusal({22, 3, 1, 0xff, 0xff}).alert == kAlertDecodeError);                // 64 KiB
-  CHECK(refusal({22, 3, 1, 0, 4, 2, 0, 0, 0}).alert == kAlertUnexpectedMessage);    // a ServerHello
-  CHECK(refusal({22, 3, 1, 0, 4, 1, 1, 0, 0}).alert == kAlertDecodeError);          // 64 KiB long
-  CHECK(refusal({22, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3}).alert == kAlertDecodeError);    // nothing behind the version
+  CHECK(refusal({22, 3, 1, 0, 0}).alert == kAlertDecodeError);                    // an empty record
+  CHECK(refusal({22, 3, 1, 0xff, 0xff}).alert == kAlertDecodeError);              // 64 KiB
+  CHECK(refusal({22, 3, 1, 0, 4, 2, 0, 0, 0}).alert == kAlertUnexpectedMessage);  // a ServerHello
+  CHECK(refusal({22, 3, 1, 0, 4, 1, 1, 0, 0}).alert == kAlertDecodeError);        // 64 KiB long
+  CHECK(refusal({22, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3}).alert == kAlertDecodeError);  // nothing behind the version
 
   auto truncated = captured("curl_default");
   truncated[8] = static_cast<std::uint8_t>(truncated[8] - 3);  // the message says it is shorter than its extensions
@@ -102,6 +102,7 @@ TEST_CASE("what is not a ClientHello is refused with the fitting alert") {
 TEST_CASE("a ClientHello in one-byte records is refused before it costs much") {
   const auto whole = captured("curl_default");
   std::vector<std::uint8_t> bytes;
-  for (std::size_t i = 0; i < 20'000; ++i) bytes.insert(bytes.end(), {22, 3, 1, 0, 1, i < whole.size() - 5 && i != 2 ? whole[5 + i] : std::uint8_t{0x3f}});
+  for (std::size_t i = 0; i < 20'000; ++i)
+    bytes.insert(bytes.end(), {22, 3, 1, 0, 1, i < whole.size() - 5 && i != 2 ? whole[5 + i] : std::uint8_t{0x3f}});
   CHECK(std::holds_alternative<NotClientHello>(parse_client_hello(bytes)));
 }

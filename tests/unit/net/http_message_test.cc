@@ -33,8 +33,8 @@ TEST_CASE("a range outside of the file cannot be satisfied") {
 }
 
 TEST_CASE("what is not one range of bytes is ignored") {
-  for (const char* header : {"", "bytes=", "bytes=-", "bytes=9-0", "bytes=a-b", "bytes=0-1,3-4", "lines=0-1", "bytes=1", "bytes=+1-2",
-                             "bytes=99999999999999999999-", "bytes=0x1-2"}) {
+  for (const char* header : {"", "bytes=", "bytes=-", "bytes=9-0", "bytes=a-b", "bytes=0-1,3-4", "lines=0-1", "bytes=1",
+                             "bytes=+1-2", "bytes=99999999999999999999-", "bytes=0x1-2"}) {
     INFO(header);
     CHECK(range(header, 100) == "whole");
   }
@@ -49,7 +49,8 @@ TEST_CASE("an entity tag is found in a list, weak or strong, and by the star") {
 }
 
 TEST_CASE("a head has its date, its length, the security headers, and no header that would split it") {
-  const std::string head = write_head({200, "text/plain", 3, false, 1'795'247'147}, {{"X-Good", "yes"}, {"X-Bad", "a\r\nSet-Cookie: x"}});
+  const std::string head =
+      write_head({200, "text/plain", 3, false, 1'795'247'147}, {{"X-Good", "yes"}, {"X-Bad", "a\r\nSet-Cookie: x"}});
   CHECK(head.find("HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 07:45:47 GMT\r\n") == 0);
   CHECK(head.find("Content-Length: 3\r\n") != std::string::npos);
   CHECK(head.find("X-Good: yes\r\n") != std::string::npos);
@@ -63,5 +64,6 @@ TEST_CASE("a head has its date, its length, the security headers, and no header 
 
 TEST_CASE("a number is digits alone and fits") {
   CHECK(parse_number("18446744073709551615") == UINT64_MAX);
-  for (const char* text : {"", "-1", "+1", " 1", "1 ", "1.0", "18446744073709551616"}) CHECK_FALSE(parse_number(text).has_value());
+  for (const char* text : {"", "-1", "+1", " 1", "1 ", "1.0", "18446744073709551616"})
+    CHECK_FALSE(parse_number(text).has_value());
 }

@@ -20,7 +20,8 @@ TEST_CASE("figures are rendered as Prometheus reads them") {
         "# HELP skerry_level Level.\n# TYPE skerry_level gauge\nskerry_level -1.5\n"
         "# HELP skerry_seconds Time.\n# TYPE skerry_seconds histogram\n"
         "skerry_seconds_bucket{route=\"/\",le=\"0.1\"} 1\nskerry_seconds_bucket{route=\"/\",le=\"1\"} 2\n"
-        "skerry_seconds_bucket{route=\"/\",le=\"+Inf\"} 3\nskerry_seconds_sum{route=\"/\"} 5.6\nskerry_seconds_count{route=\"/\"} 3\n"
+        "skerry_seconds_bucket{route=\"/\",le=\"+Inf\"} 3\nskerry_seconds_sum{route=\"/\"} "
+        "5.6\nskerry_seconds_count{route=\"/\"} 3\n"
         "# HELP skerry_things_total Things\\nseen.\n# TYPE skerry_things_total counter\n"
         "skerry_things_total{kind=\"a \\\"b\\\"\\\\\\n\"} 3\n");
 }
@@ -33,7 +34,8 @@ TEST_CASE("the same labels in another order are the same series") {
 
 TEST_CASE("beyond the most series a name holds, further label sets share one") {
   Metrics metrics;
-  for (std::size_t i = 0; i < Metrics::kMaxSeries; ++i) metrics.counter("x_total", "", {{"who", std::to_string(i)}}).add();
+  for (std::size_t i = 0; i < Metrics::kMaxSeries; ++i)
+    metrics.counter("x_total", "", {{"who", std::to_string(i)}}).add();
   Counter& late = metrics.counter("x_total", "", {{"who", "late"}});
   CHECK(&late == &metrics.counter("x_total", "", {{"who", "later"}}));
   CHECK(metrics.prometheus_text().find("who=\"other\"") != std::string::npos);
