@@ -26,8 +26,8 @@ void RunMachine::State::open_evaluation(bool is_final, Instant now) {
 }
 
 void RunMachine::State::assign_evaluate(Node& node, Instant now) {
-  if (!evaluation || paused || !node.connected || node.paused || node.holdout_examples == 0 || node.evaluate_task != 0 ||
-      evaluation->reports.count(node.name) != 0)
+  if (!evaluation || paused || !node.connected || node.paused || node.holdout_examples == 0 ||
+      node.evaluate_task != 0 || evaluation->reports.count(node.name) != 0)
     return;
   Task& task = tasks[next_serial];
   task.serial = next_serial++;
@@ -55,7 +55,8 @@ void RunMachine::State::check_evaluation(Instant now) {
     anyone_here = anyone_here || node.connected;
     holder_here = holder_here || (node.connected && node.holdout_examples > 0);
   }
-  if (evaluation->reports.size() >= setup.spec.evaluation.minimum || (anyone_here && !holder_here)) close_evaluation(now);
+  if (evaluation->reports.size() >= setup.spec.evaluation.minimum || (anyone_here && !holder_here))
+    close_evaluation(now);
 }
 
 void RunMachine::State::close_evaluation(Instant now) {
@@ -84,7 +85,10 @@ void RunMachine::State::close_evaluation(Instant now) {
   if (closed.final)
     end_run("completed", "all " + std::to_string(setup.spec.stop.rounds) + " rounds are done", now);
   else if (reached)
-    end_run("completed", setup.spec.stop.metric + " reached its target in the evaluation after exchange " + std::to_string(closed.exchange), now);
+    end_run("completed",
+            setup.spec.stop.metric + " reached its target in the evaluation after exchange " +
+                std::to_string(closed.exchange),
+            now);
 }
 
 void RunMachine::State::end_run(const std::string& how, const std::string& reason, Instant now) {
@@ -101,7 +105,8 @@ void RunMachine::State::end_run(const std::string& how, const std::string& reaso
   std::vector<std::uint64_t> open;
   for (const auto& [number, exchange] : exchanges)
     if (!exchange.reducing) open.push_back(number);
-  for (const auto number : open) discard_exchange(number, "the run ended before exchange " + std::to_string(number) + ": " + reason);
+  for (const auto number : open)
+    discard_exchange(number, "the run ended before exchange " + std::to_string(number) + ": " + reason);
   finish_if_ending(now);
 }
 

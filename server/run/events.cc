@@ -18,13 +18,17 @@ RunMachine::State::State(RunSetup given) : setup(std::move(given)) {
   lane_reducing.assign(lanes.size(), 0);
 }
 
-std::string RunMachine::State::task_id(Serial serial) const { return setup.task_prefix + "." + std::to_string(serial); }
+std::string RunMachine::State::task_id(Serial serial) const {
+  const auto known = tasks.find(serial);
+  const bool earlier = known != tasks.end() && !known->second.prefix.empty();
+  return (earlier ? known->second.prefix : setup.task_prefix) + "." + std::to_string(serial);
+}
 
 std::optional<RunMachine::State::Serial> RunMachine::State::serial_of(const std::string& id) const {
-  const std::size_t prefix = setup.task_prefix.size() + 1;
-  if (id.size() <= prefix || id.compare(0, prefix, setup.task_prefix + ".") != 0) return std::nullopt;
+  const std::size_t dot = id.rfind('.');
+  if (dot == std::string::npos) return std::nullopt;
   Serial serial = 0;
-  const auto end = std::from_chars(id.data() + prefix, id.data() + id.size(), serial);
+  const auto end = std::from_chars(id.data() + dot + 1, id.data() + id.size(), serial);
   if (end.ec != std::errc() || end.ptr != id.data() + id.size() || task_id(serial) != id) return std::nullopt;
   return serial;
 }
@@ -90,7 +94,8 @@ void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
   update_idle(node);
   clear_timer({TimerKind::kRetry, 0, node.name});
   if (node.train_task == 0 && node.evaluate_task == 0) return;
-  if (!for_good) return set_timer({TimerKind::kReconnect, 0, node.name}, now + ms(setup.spec.participation.reconnect_s));
+  if (!for_good)
+    return set_timer({TimerKind::kReconnect, 0, node.name}, now + ms(setup.spec.participation.reconnect_s));
 
   clear_timer({TimerKind::kReconnect, 0, node.name});
   const std::uint64_t exchange = node.train_task != 0 ? tasks.at(node.train_task).exchange : 0;
@@ -120,7 +125,7 @@ void RunMachine::State::on(const NodePaused& event, Instant now) {
 RunMachine::State::Task* RunMachine::State::find_task(const std::string& id, const std::string& node, TaskKind kind) {
   const auto serial = serial_of(id);
   if (!serial) {
-    emit(Discard{id, node, "this run gives out no tasks of this name"});
+    emit(AskStore{id, node, "this run gives out no tasks of this name", /*record=*/false});
     return nullptr;
   }
   // Not a Discard: that would decide a task which another node may get one day.
@@ -130,7 +135,8 @@ RunMachine::State::Task* RunMachine::State::find_task(const std::string& id, con
   }
   if (const auto found = tasks.find(*serial); found != tasks.end()) {
     if (found->second.node == node && found->second.kind == kind) return &found->second;
-    emit(Refuse{id, node, found->second.node == node ? "the task is of another kind" : "the task belongs to another node"});
+    emit(Refuse{id, node,
+                found->second.node == node ? "the task is of another kind" : "the task belongs to another node"});
     return nullptr;
   }
   const auto found = ended.find(*serial);
@@ -169,14 +175,15 @@ void RunMachine::State::on(const TaskFailed& event, Instant now) {
   const auto serial = serial_of(event.task);
   const auto found = serial ? tasks.find(*serial) : tasks.end();
   if (found == tasks.end() || found->second.node != event.node || found->second.accepted) return;
-  const std::string reason = event.error.message.empty() ? std::string(code_name(event.error.code)) : event.error.message;
+  const std::string reason =
+      event.error.message.empty() ? std::string(code_name(event.error.code)) : event.error.message;
   if (found->second.kind == TaskKind::kEvaluate) {
     nodes.at(event.node).last_failure = reason;
     end_task(*serial, "the node gave up: " + reason, false);
     return check_evaluation(now);
   }
-  give_up(*serial, reason, event.error.retryable || event.error.code == Code::kNotFound || event.error.code == Code::kAborted,
-          now);
+  give_up(*serial, reason,
+          event.error.retryable || event.error.code == Code::kNotFound || event.error.code == Code::kAborted, now);
 }
 
 void RunMachine::State::on(const EvaluationReported& event, Instant now) {
@@ -190,10 +197,12 @@ void RunMachine::State::on(const EvaluationReported& event, Instant now) {
     return check_evaluation(now);
   }
   evaluation->reports[event.node] = {
-      event.node, event.examples, strategies::merge_metrics({{event.examples, &event.metrics}}, setup.spec.limits.metrics)};
+      event.node, event.examples,
+      strategies::merge_metrics({{event.examples, &event.metrics}}, setup.spec.limits.metrics)};
   changed_reports.insert(event.node);
   CountReport answer{event.task, event.node, {}};
-  for (FragmentIndex fragment = 0; fragment < task->bases.size(); ++fragment) answer.versions[fragment] = task->bases[fragment];
+  for (FragmentIndex fragment = 0; fragment < task->bases.size(); ++fragment)
+    answer.versions[fragment] = task->bases[fragment];
   emit(std::move(answer));
   end_task(serial, "", false);
   check_evaluation(now);
@@ -208,7 +217,8 @@ void RunMachine::State::on(const Reduced& event, Instant now) {
     commit(event.exchange, now);
     return finish_if_ending(now);
   }
-  const std::string reason = "exchange " + std::to_string(event.exchange) + " could not be reduced: " + event.error->message;
+  const std::string reason =
+      "exchange " + std::to_string(event.exchange) + " could not be reduced: " + event.error->message;
   if (event.error->retryable && phase != Phase::kEnding) {
     const std::int64_t wait = std::int64_t{1000} << std::min<std::uint32_t>(exchange.reduce_failures, 6);
     ++exchange.reduce_failures;
@@ -232,9 +242,11 @@ void RunMachine::State::on(const Tick&, Instant now) {
 
 void RunMachine::State::fire(const TimerKey& key, Instant now) {
   switch (key.kind) {
-    case TimerKind::kDeadline: return on_deadline(key.id, now);
+    case TimerKind::kDeadline:
+      return on_deadline(key.id, now);
     case TimerKind::kGrace:
-      if (const auto open = exchanges.find(key.id); open != exchanges.end() && !open->second.reducing) begin_reduce(open->second, now);
+      if (const auto open = exchanges.find(key.id); open != exchanges.end() && !open->second.reducing)
+        begin_reduce(open->second, now);
       return;
     case TimerKind::kRescue:
       if (const auto open = exchanges.find(key.id); open != exchanges.end() && !open->second.reducing) {
@@ -307,7 +319,8 @@ void RunMachine::State::on(const OperatorStop& event, Instant now) {
 
 void RunMachine::State::advance(Instant now) {
   if (phase == Phase::kRunning && exchanges_done == exchanges_planned()) {
-    if (setup.spec.evaluation.every == 0) return end_run("completed", "all " + std::to_string(setup.spec.stop.rounds) + " rounds are done", now);
+    if (setup.spec.evaluation.every == 0)
+      return end_run("completed", "all " + std::to_string(setup.spec.stop.rounds) + " rounds are done", now);
     if (paused) return;
     if (evaluation) close_evaluation(now);
     if (phase != Phase::kRunning) return;

@@ -12,11 +12,12 @@
 namespace skerry::server {
 namespace {
 
-constexpr std::uint32_t kAttempts = 3;        // of one node in one exchange
-constexpr std::uint32_t kRescues = 5;         // of one exchange whose nodes all failed
-constexpr std::uint32_t kAsyncFailures = 8;   // of one node, one after another
+constexpr std::uint32_t kAttempts = 3;       // of one node in one exchange
+constexpr std::uint32_t kRescues = 5;        // of one exchange whose nodes all failed
+constexpr std::uint32_t kAsyncFailures = 8;  // of one node, one after another
 constexpr std::size_t kEndedKept = 4096;
 constexpr std::int64_t kLongestRetryMs = 60000;
+constexpr std::uint64_t kMostCounted = std::uint64_t{1} << 53;  // sums of many such counts do not overflow
 
 /// 1 s, 2 s, 4 s, … up to a minute.
 std::int64_t backoff_ms(std::uint32_t failures) {
@@ -123,7 +124,8 @@ void RunMachine::State::fill(Exchange& exchange, Instant now) {
     if (nodes.at(name).worked < exchange.number)
       candidates.emplace_back(
           exchange.target == SIZE_MAX ? 0 : strategies::draw_order(setup.spec.seed, exchange.number, name), name);
-  const std::size_t room = exchange.target - std::min(exchange.target, exchange.outstanding.size() + exchange.accepted.size());
+  const std::size_t room =
+      exchange.target - std::min(exchange.target, exchange.outstanding.size() + exchange.accepted.size());
   if (candidates.size() > room) {
     std::nth_element(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(room), candidates.end());
     candidates.resize(room);
@@ -222,10 +224,14 @@ std::string RunMachine::State::objection(const Task& task, const UpdateStored& u
       return "fragment " + setup.fragments[fragment] + " was measured against version " + std::to_string(base->second) +
              ", the task builds on version " + std::to_string(task.bases[fragment]);
   }
-  if (update.base_versions.size() != lanes[task.lane].size()) return "the update holds fragments that its task does not write";
+  if (update.base_versions.size() != lanes[task.lane].size())
+    return "the update holds fragments that its task does not write";
   if (!std::isfinite(update.norm) || update.norm < 0) return "the update's norm is not a finite number";
   if (const double most = setup.spec.limits.maximum_update_norm; most > 0 && update.norm > most)
     return "the update's norm is " + number(update.norm) + ", limits.maximum_update_norm allows " + number(most);
+  if (std::max({update.examples, update.tokens, update.steps}) > kMostCounted)
+    return "the update reports " + std::to_string(update.examples) + " examples, " + std::to_string(update.tokens) +
+           " tokens and " + std::to_string(update.steps) + " steps; no task has more than 2^53 of them";
   const double weight = strategies::update_weight(setup.spec, update.examples, update.tokens, update.steps);
   if (update.examples == 0 || weight <= 0)
     return "the update weighs nothing: it reports " + std::to_string(update.examples) + " examples, " +
@@ -275,8 +281,11 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
   node.attempts = 0;
   node.last_failure.clear();
   if (node.steps == 0) ++workers;
-  node.steps += std::max<std::uint64_t>(1, update.steps);
-  total_steps += std::max<std::uint64_t>(1, update.steps);
+  // Never more than the task asked for: what one node claims must not move the schedule of others.
+  const std::uint64_t asked = setup.spec.training.steps;
+  const std::uint64_t done = std::max<std::uint64_t>(1, asked > 0 ? std::min(update.steps, asked) : update.steps);
+  node.steps += done;
+  total_steps += done;
   for (const auto fragment : lanes[task.lane]) node.fresh[fragment] = false;
   update_idle(node);
   touch(node);
@@ -307,7 +316,9 @@ void RunMachine::State::give_up(Serial serial, const std::string& reason, bool m
     for (const auto& [name, other] : nodes)
       if (other.connected && !other.benched) return;
     if (!node.connected) return;
-    end_run("failed", "every node failed " + std::to_string(node.failures) + " times in a row, last " + node.name + ": " + reason, now);
+    end_run("failed",
+            "every node failed " + std::to_string(node.failures) + " times in a row, last " + node.name + ": " + reason,
+            now);
     return;
   }
   Exchange& exchange = exchanges.at(task.exchange);
@@ -351,7 +362,8 @@ void RunMachine::State::end_task(Serial serial, const std::string& reason, bool 
   if (tell_node) emit(CancelTask{task_id(serial), task.node, reason});
   Ended end{task.node, reason, {}};
   if (reason.empty())
-    for (FragmentIndex fragment = 0; fragment < task.bases.size(); ++fragment) end.versions[fragment] = task.bases[fragment];
+    for (FragmentIndex fragment = 0; fragment < task.bases.size(); ++fragment)
+      end.versions[fragment] = task.bases[fragment];
   remember_end(task, std::move(end));
   touch(task);
   tasks.erase(serial);
@@ -393,8 +405,10 @@ void RunMachine::State::check_complete(std::uint64_t number, Instant now) {
   if (here == exchange.failed.end() || timers.count(rescue) != 0) return;
   if (exchange.rescues >= kRescues) {
     const auto& node = nodes.at(*here);
-    return end_run("failed", "exchange " + std::to_string(number) + " cannot reach its quorum of " + std::to_string(quorum()) +
-                                 ": " + node.name + " failed again and again: " + node.last_failure, now);
+    return end_run("failed",
+                   "exchange " + std::to_string(number) + " cannot reach its quorum of " + std::to_string(quorum()) +
+                       ": " + node.name + " failed again and again: " + node.last_failure,
+                   now);
   }
   set_timer(rescue, now + 5 * backoff_ms(exchange.rescues));
 }
@@ -432,7 +446,8 @@ void RunMachine::State::begin_reduce(Exchange& exchange, Instant now) {
   exchange.reducing = true;
   lane_collecting[exchange.lane] = 0;
   lane_reducing[exchange.lane] = exchange.number;
-  for (const auto kind : {TimerKind::kDeadline, TimerKind::kGrace, TimerKind::kRescue}) clear_timer({kind, exchange.number, {}});
+  for (const auto kind : {TimerKind::kDeadline, TimerKind::kGrace, TimerKind::kRescue})
+    clear_timer({kind, exchange.number, {}});
   exchange.deadline.reset();
   exchange.grace.reset();
   const std::set<Serial> late = exchange.outstanding;

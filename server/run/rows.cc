@@ -67,9 +67,11 @@ static std::string node_row(const RunMachine::State::Node& node) {
                   {"failure", node.last_failure}});
 }
 
-static std::string task_row(const RunMachine::State::Task& task, Instant now) {
-  json row = {{"node", task.node},   {"kind", static_cast<int>(task.kind)}, {"lane", task.lane},
-              {"exchange", task.exchange}, {"round", task.round},           {"bases", task.bases}};
+static std::string task_row(const RunMachine::State& s, const RunMachine::State::Task& task, Instant now) {
+  json row = {{"node", task.node},   {"kind", static_cast<int>(task.kind)},
+              {"lane", task.lane},   {"exchange", task.exchange},
+              {"round", task.round}, {"bases", task.bases},
+              {"prefix", task.prefix.empty() ? s.setup.task_prefix : task.prefix}};
   if (task.accepted) {
     row["accepted"] = {{"examples", task.examples},   {"tokens", task.tokens}, {"steps", task.steps},
                        {"staleness", task.staleness}, {"factor", task.factor}, {"weight", task.weight},
@@ -107,7 +109,7 @@ MachineRows RunMachine::State::all_rows(Instant now) const {
   MachineRows rows;
   rows["core"] = core_row(*this);
   for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(node);
-  for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(task, now);
+  for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(*this, task, now);
   for (const auto& [number, exchange] : exchanges) rows["x/" + std::to_string(number)] = exchange_row(exchange, now);
   if (!evaluation) return rows;
   rows["evaluation"] = evaluation_row(*evaluation, now);
@@ -122,7 +124,7 @@ MachineRows RunMachine::State::changed_rows(Instant now) {
   for (const auto& name : changed_nodes) rows["n/" + name] = node_row(nodes.at(name));
   for (const auto serial : changed_tasks) {
     const auto task = tasks.find(serial);
-    rows["t/" + std::to_string(serial)] = task == tasks.end() ? "" : task_row(task->second, now);
+    rows["t/" + std::to_string(serial)] = task == tasks.end() ? "" : task_row(*this, task->second, now);
   }
   for (const auto number : changed_exchanges) {
     const auto exchange = exchanges.find(number);
@@ -179,6 +181,7 @@ static void load_node(RunMachine::State& s, const std::string& name, const json&
 static void load_task(RunMachine::State& s, std::uint64_t serial, const json& row, Instant now) {
   auto& task = s.tasks[serial];
   task.serial = serial;
+  if (auto prefix = row.at("prefix").get<std::string>(); prefix != s.setup.task_prefix) task.prefix = std::move(prefix);
   task.node = row.at("node").get<std::string>();
   task.kind = row.at("kind").get<int>() == 2 ? TaskKind::kEvaluate : TaskKind::kTrain;
   task.lane = row.at("lane").get<std::uint32_t>();
@@ -256,7 +259,8 @@ static Result<void> link(RunMachine::State& s, Instant now) {
       node->second.train_task = serial;
     }
     s.set_awaited(task, true);
-    s.set_timer({TimerKind::kReconnect, 0, task.node}, now + RunMachine::State::ms(s.setup.spec.participation.reconnect_s));
+    s.set_timer({TimerKind::kReconnect, 0, task.node},
+                now + RunMachine::State::ms(s.setup.spec.participation.reconnect_s));
   }
   return {};
 }
@@ -271,7 +275,8 @@ Result<void> RunMachine::State::load(const MachineRows& rows, Instant now) {
       return failed_precondition(run + "its state has format " + row.at("format").dump() + ", this program reads " +
                                  std::to_string(kFormat));
     if (row.at("run") != setup.run_id || row.at("spec") != setup.spec.hash)
-      return failed_precondition(run + "the state is of run " + row.at("run").dump() + " with spec " + row.at("spec").dump());
+      return failed_precondition(run + "the state is of run " + row.at("run").dump() + " with spec " +
+                                 row.at("spec").dump());
     load_core(*this, row);
     if (versions.size() != setup.fragments.size()) return data_loss(run + "its state has another number of fragments");
     if (const auto open = rows.find("evaluation"); open != rows.end() && !open->second.empty())

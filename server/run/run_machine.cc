@@ -38,11 +38,18 @@ const RunSetup& RunMachine::setup() const { return state_->setup; }
 bool RunMachine::finished() const { return state_->phase == State::Phase::kFinished; }
 std::vector<std::uint64_t> RunMachine::versions() const { return state_->versions; }
 
+bool RunMachine::awaits(const std::string& task) const {
+  const auto serial = state_->serial_of(task);
+  const auto found = serial ? state_->tasks.find(*serial) : state_->tasks.end();
+  return found != state_->tasks.end() && !found->second.accepted;
+}
+
 std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
   std::vector<std::vector<std::uint64_t>> needed(state_->versions.size());
   for (const auto& [serial, task] : state_->tasks) {
     if (task.accepted) continue;
-    for (std::size_t fragment = 0; fragment < needed.size(); ++fragment) needed[fragment].push_back(task.bases[fragment]);
+    for (std::size_t fragment = 0; fragment < needed.size(); ++fragment)
+      needed[fragment].push_back(task.bases[fragment]);
   }
   for (auto& of_fragment : needed) {
     std::sort(of_fragment.begin(), of_fragment.end());
@@ -71,11 +78,13 @@ RunView RunMachine::view() const {
   view.rounds = spec.stop.rounds;
   view.round = *std::min_element(state.versions.begin(), state.versions.end());
   for (std::uint32_t lane = 0; lane < state.lanes.size(); ++lane) {
-    const std::uint64_t open = state.lane_collecting[lane] != 0 ? state.lane_collecting[lane] : state.lane_reducing[lane];
+    const std::uint64_t open =
+        state.lane_collecting[lane] != 0 ? state.lane_collecting[lane] : state.lane_reducing[lane];
     for (const auto fragment : state.lanes[lane]) {
       FragmentView of{state.setup.fragments[fragment], state.versions[fragment]};
       of.exchange = open;
-      of.quorum = static_cast<std::uint32_t>(state.asynchronous() ? spec.participation.buffer : spec.participation.quorum);
+      of.quorum =
+          static_cast<std::uint32_t>(state.asynchronous() ? spec.participation.buffer : spec.participation.quorum);
       if (open != 0) {
         const auto& exchange = state.exchanges.at(open);
         of.accepted = static_cast<std::uint32_t>(exchange.accepted.size());

@@ -17,7 +17,8 @@
 
 namespace skerry::server {
 
-/// Milliseconds on the coordinator's monotonic clock. Only differences mean something; it never goes back within a process.
+/// Milliseconds on the coordinator's monotonic clock. Only differences mean something; it never goes back within a
+/// process.
 using Instant = std::int64_t;
 
 /// Index into RunSetup::fragments.
@@ -28,8 +29,9 @@ enum class TaskKind : std::uint8_t { kTrain = 1, kEvaluate = 2 };  // numbers of
 /// What never changes while a run lives.
 struct RunSetup {
   std::string run_id;
-  /// Task ids are `<task_prefix>.<serial>`. Unique among all runs and epochs of a coordinator: usually the run's id, and
-  /// after a restored backup the run's id with the epoch, because the serial numbers may then have gone back.
+  /// Task ids are `<task_prefix>.<serial>`. Unique among all runs and epochs of a coordinator: the run's id with the epoch,
+  /// because after a restored backup the serial numbers may have gone back. Tasks given out under an earlier prefix keep
+  /// their ids.
   std::string task_prefix;
   RunSpec spec;
   std::vector<std::string> fragments;  ///< names in the order of the model's layout; never empty
@@ -43,9 +45,9 @@ struct RunSetup {
 /// way when its process ended.
 struct Started {};
 
-/// A node is connected and its holder has consented to this run. Send it again whenever one of these facts changed or the
-/// node opened a new session; a session that opened is `new_session`. Its outstanding tasks are then assigned again,
-/// under the same ids (see AssignTask).
+/// A node is connected and its holder has consented to this run. Send it again whenever one of these facts changed or
+/// the node opened a new session; a session that opened is `new_session`. Its outstanding tasks are then assigned
+/// again, under the same ids (see AssignTask).
 struct NodeJoined {
   std::string node;
   std::string data_set;
@@ -55,8 +57,8 @@ struct NodeJoined {
   bool new_session = true;
 };
 
-/// A node's session ended, or (`for_good`) its holder left or no longer consents. Tasks of a node that may come back are
-/// waited for during participation.reconnect_s and accepted as long as their exchange is open.
+/// A node's session ended, or (`for_good`) its holder left or no longer consents. Tasks of a node that may come back
+/// are waited for during participation.reconnect_s and accepted as long as their exchange is open.
 struct NodeLeft {
   std::string node;
   bool for_good = false;
@@ -67,8 +69,8 @@ struct NodePaused {
   bool paused = false;
 };
 
-/// An update's payload lies in the spool; the shell has checked its bytes, encoding, shape, finiteness and signature and
-/// that `node` is who sent it. Answered by exactly one of Accept, CountReport, Discard, Refuse, AskStore.
+/// An update's payload lies in the spool; the shell has checked its bytes, encoding, shape, finiteness and signature
+/// and that `node` is who sent it. Answered by exactly one of Accept, CountReport, Discard, Refuse, AskStore.
 struct UpdateStored {
   std::string task;
   std::string node;
@@ -88,15 +90,16 @@ struct UpdateInvalid {
   std::string reason;
 };
 
-/// The daemon gave up a task. NOT_FOUND means that it lacks a fragment the task builds on: the next task reads them all.
+/// The daemon gave up a task. NOT_FOUND means that it lacks a fragment the task builds on: the next task reads them
+/// all.
 struct TaskFailed {
   std::string task;
   std::string node;
   Error error;
 };
 
-/// The answer to an evaluate task; the shell has verified `node`. Metrics are means over `examples`. Answered by exactly one of
-/// CountReport, Discard, Refuse, AskStore.
+/// The answer to an evaluate task; the shell has verified `node`. Metrics are means over `examples`. Answered by
+/// exactly one of CountReport, Discard, Refuse, AskStore.
 struct EvaluationReported {
   std::string task;
   std::string node;
@@ -114,9 +117,13 @@ struct Reduced {
 /// Time passed: send it when a WakeAt's instant has come (an early or needless one is harmless).
 struct Tick {};
 
-struct OperatorPause { std::string reason; };
+struct OperatorPause {
+  std::string reason;
+};
 struct OperatorResume {};
-struct OperatorStop { std::string reason; };
+struct OperatorStop {
+  std::string reason;
+};
 
 using Event = std::variant<Started, NodeJoined, NodeLeft, NodePaused, UpdateStored, UpdateInvalid, TaskFailed,
                            EvaluationReported, Reduced, Tick, OperatorPause, OperatorResume, OperatorStop>;
@@ -132,8 +139,8 @@ struct ReadFragment {
   std::optional<std::uint64_t> previous;
 };
 
-/// Give a task to a node. A node that already has a task of this id goes on with it or offers its update again; one that
-/// does not know it starts it. A node may have an evaluate and a train task at once; it works in the order given.
+/// Give a task to a node. A node that already has a task of this id goes on with it or offers its update again; one
+/// that does not know it starts it. A node may have an evaluate and a train task at once; it works in the order given.
 struct AssignTask {
   std::string task;
   std::string node;
@@ -144,10 +151,10 @@ struct AssignTask {
   std::vector<FragmentIndex> write;  ///< train
   std::uint64_t steps = 0;           ///< inner steps; 0: `epochs` counts
   double epochs = 0;
-  std::uint64_t seed = 0;            ///< below 2^53
+  std::uint64_t seed = 0;  ///< below 2^53
   std::uint64_t first_step = 0;
-  std::int64_t deadline_ms = 0;      ///< from now; 0: none
-  std::string split;                 ///< evaluate
+  std::int64_t deadline_ms = 0;  ///< from now; 0: none
+  std::string split;             ///< evaluate
 };
 
 /// The node may drop this task: its result is not wanted any more.
@@ -157,8 +164,8 @@ struct CancelTask {
   std::string reason;
 };
 
-/// The update is part of `exchange`: from now on (once persisted) it will be counted or discarded. A repeated offer of an
-/// accepted update gets this answer again.
+/// The update is part of `exchange`: from now on (once persisted) it will be counted or discarded. A repeated offer of
+/// an accepted update gets this answer again.
 struct Accept {
   std::string task;
   std::string node;
@@ -172,8 +179,8 @@ struct CountReport {
   std::map<FragmentIndex, std::uint64_t> versions;  ///< a report: what was measured; an update: what contains it
 };
 
-/// Final: the update of this task never counts. Sent as the answer to an offer, and for accepted updates of an exchange
-/// that will not be committed.
+/// Final: the update of this task never counts. Sent as the answer to an offer, also to a repeated one (the shell records
+/// the decision once and tells it again), and for accepted updates of an exchange that will not be committed.
 struct Discard {
   std::string task;
   std::string node;
@@ -187,18 +194,21 @@ struct Refuse {
   std::string reason;
 };
 
-/// The task was decided by an earlier process or so long ago that only the store knows how: answer from there. Where the store has no decision
-/// about it either, record and answer DISCARDED with `otherwise`.
+/// The task was decided by an earlier process or so long ago that only the store knows how: answer from there. Where
+/// the store has no decision about it either, answer DISCARDED with `otherwise`, and record that if `record`. A name
+/// that this run never gave out is not recorded: it may be another run's task, or made up as often as a node likes.
 struct AskStore {
   std::string task;
   std::string node;
   std::string otherwise;
+  bool record = true;
 };
+
 
 struct ReduceInput {
   std::string task;
   std::string node;
-  std::uint64_t examples = 0;   ///< these four are strategies::Contribution
+  std::uint64_t examples = 0;  ///< these four are strategies::Contribution
   std::uint64_t tokens = 0;
   std::uint64_t steps = 0;
   double factor = 1;            ///< discount for staleness, in (0, 1]
@@ -214,8 +224,8 @@ struct FragmentStep {
 };
 
 /// Aggregate these updates and take one outer step on each fragment, then send Reduced. Repeated after a restart or a
-/// retryable error with the same arguments, so that the result must depend on them alone. Inputs are ordered by node, then by
-/// task serial: never by arrival.
+/// retryable error with the same arguments, so that the result must depend on them alone. Inputs are ordered by node,
+/// then by task serial: never by arrival.
 struct Reduce {
   std::uint64_t exchange = 0;
   std::vector<FragmentStep> fragments;
@@ -226,9 +236,9 @@ struct Reduce {
 struct Count {
   std::uint64_t exchange = 0;
   std::vector<FragmentStep> fragments;
-  std::vector<std::string> tasks;         ///< as in Reduce, same order
-  std::vector<std::string> nodes;         ///< of `tasks`
-  double total_weight = 0;                ///< sum of the inputs' weights, in their order
+  std::vector<std::string> tasks;  ///< as in Reduce, same order
+  std::vector<std::string> nodes;  ///< of `tasks`
+  double total_weight = 0;         ///< sum of the inputs' weights, in their order
   std::uint64_t examples = 0;
   std::map<std::string, double> metrics;  ///< means over examples of what the updates reported
 };
@@ -241,11 +251,11 @@ struct NodeMetrics {
 
 /// An evaluation closed.
 struct EvaluationDone {
-  std::uint64_t exchange = 0;                            ///< the last one committed before it opened; 0: initial model
-  std::map<FragmentIndex, std::uint64_t> versions;       ///< what was measured
-  std::vector<NodeMetrics> reports;                      ///< by node
+  std::uint64_t exchange = 0;                       ///< the last one committed before it opened; 0: initial model
+  std::map<FragmentIndex, std::uint64_t> versions;  ///< what was measured
+  std::vector<NodeMetrics> reports;                 ///< by node
   std::uint64_t examples = 0;
-  std::map<std::string, double> metrics;                 ///< means over examples; empty below evaluation.minimum reports
+  std::map<std::string, double> metrics;  ///< means over examples; empty below evaluation.minimum reports
 };
 
 /// The run is over. No command follows but answers to late offers.
@@ -281,7 +291,7 @@ struct NodeView {
   std::string detail;  ///< the last failure, or why it gets no task
   std::string data_set;
   std::uint64_t examples = 0;
-  std::uint64_t counted = 0;    ///< updates
+  std::uint64_t counted = 0;  ///< updates
   std::uint64_t discarded = 0;
 };
 
@@ -310,8 +320,10 @@ using MachineRows = std::map<std::string, std::string>;
 ///
 /// The contract with the shell, for each event or batch of events:
 ///   1. call handle() for each, collecting the commands in order;
-///   2. in one transaction persist take_changes() and what Accept, CountReport, Discard, Count, EvaluationDone and Finish say;
-///   3. then act on the commands. A process that ends between 2 and 3 loses nothing: AssignTask is repeated when its node
+///   2. in one transaction persist take_changes() and what Accept, CountReport, Discard, Count, EvaluationDone and
+///   Finish say;
+///   3. then act on the commands. A process that ends between 2 and 3 loses nothing: AssignTask is repeated when its
+///   node
 ///      joins again, Reduce by Started, and receipts are asked for by their clients.
 /// Before UpdateStored the shell may answer a repeated offer from its own table of decided tasks.
 class RunMachine {
@@ -319,9 +331,9 @@ class RunMachine {
   /// A new run at version 0 of every fragment.
   explicit RunMachine(RunSetup setup);
 
-  /// The machine that persisted `rows` (all that snapshot() gave, or the union of all take_changes()). All nodes are away
-  /// until they join again; what remained of each deadline when it was persisted begins at `now`.
-  /// DATA_LOSS where the rows are not a machine's, FAILED_PRECONDITION where they are of another run or spec.
+  /// The machine that persisted `rows` (all that snapshot() gave, or the union of all take_changes()). All nodes are
+  /// away until they join again; what remained of each deadline when it was persisted begins at `now`. DATA_LOSS where
+  /// the rows are not a machine's, FAILED_PRECONDITION where they are of another run or spec.
   static Result<RunMachine> restore(RunSetup setup, const MachineRows& rows, Instant now);
 
   RunMachine(RunMachine&&) noexcept;
@@ -334,8 +346,8 @@ class RunMachine {
   /// All rows.
   MachineRows snapshot(Instant now) const;
 
-  /// The rows that changed since the last call (since construction or restore at first); an empty text means that the row is
-  /// gone. Call it in the transaction that persists the commands.
+  /// The rows that changed since the last call (since construction or restore at first); an empty text means that the
+  /// row is gone. Call it in the transaction that persists the commands.
   MachineRows take_changes(Instant now);
 
   /// Costs nothing.
@@ -351,7 +363,12 @@ class RunMachine {
   /// By fragment index. What is released; never goes back.
   std::vector<std::uint64_t> versions() const;
 
-  /// Fragment versions that an outstanding task may still have to read, which the store must keep (ascending, by fragment).
+  /// Whether this task's update may still be offered and accepted: it was given out, and neither was its update accepted
+  /// nor its end decided.
+  bool awaits(const std::string& task) const;
+
+  /// Fragment versions that an outstanding task may still have to read, which the store must keep (ascending, by
+  /// fragment).
   std::vector<std::vector<std::uint64_t>> needed_versions() const;
 
   struct State;  ///< its inside, for the sources of this directory alone

@@ -1,5 +1,5 @@
-// The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the life
-// of an exchange, evaluations.cc that of an evaluation, rows.cc how all of it is kept.
+// The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the
+// life of an exchange, evaluations.cc that of an evaluation, rows.cc how all of it is kept.
 #pragma once
 
 #include <deque>
@@ -31,9 +31,9 @@ struct RunMachine::State {
     bool paused = false;
     bool resting = false;  ///< after failures: until its retry timer, or (benched) until it joins again
     bool benched = false;
-    Serial train_task = 0;     ///< outstanding; 0: none
-    Serial evaluate_task = 0;  ///< outstanding; 0: none
-    std::uint64_t worked = 0;  ///< synchronous: the last exchange it delivered to or gave up
+    Serial train_task = 0;       ///< outstanding; 0: none
+    Serial evaluate_task = 0;    ///< outstanding; 0: none
+    std::uint64_t worked = 0;    ///< synchronous: the last exchange it delivered to or gave up
     std::uint32_t attempts = 0;  ///< synchronous: failed tasks in exchange `worked_at`
     std::uint32_t failures = 0;  ///< one after another
     std::string last_failure;
@@ -41,13 +41,15 @@ struct RunMachine::State {
     std::uint64_t steps = 0;  ///< inner steps accepted
     std::uint64_t counted = 0;
     std::uint64_t discarded = 0;
-    /// Per fragment: the version read last (nothing: unknown), and whether the trainer still has it as the base of its next Δ.
+    /// Per fragment: the version read last (nothing: unknown), and whether the trainer still has it as the base of its
+    /// next Δ.
     std::vector<std::optional<std::uint64_t>> last_read;
     std::vector<bool> fresh;
   };
 
   struct Task {
     Serial serial = 0;
+    std::string prefix;  ///< of its id; empty: this machine's own
     std::string node;
     TaskKind kind = TaskKind::kTrain;
     std::uint32_t lane = 0;
@@ -57,7 +59,7 @@ struct RunMachine::State {
     std::uint64_t first_step = 0;
     std::vector<std::uint64_t> bases;  ///< per fragment: the version it builds on or measures
     bool accepted = false;
-    bool awaited = false;  ///< outstanding, and its node is here or expected back
+    bool awaited = false;             ///< outstanding, and its node is here or expected back
     std::optional<Instant> deadline;  ///< asynchronous
     // What its update reported, once accepted.
     std::uint64_t examples = 0;
@@ -74,12 +76,12 @@ struct RunMachine::State {
     std::uint32_t lane = 0;
     std::uint64_t base_version = 0;  ///< of every fragment of the lane
     bool reducing = false;
-    std::size_t target = 0;          ///< nodes it may have
-    std::set<Serial> outstanding;    ///< synchronous
+    std::size_t target = 0;        ///< nodes it may have
+    std::set<Serial> outstanding;  ///< synchronous
     std::set<Serial> accepted;
-    std::size_t awaited = 0;         ///< of `outstanding`
-    std::set<std::string> failed;    ///< nodes that gave up
-    std::uint32_t rescues = 0;       ///< how often the failed ones were asked again
+    std::size_t awaited = 0;       ///< of `outstanding`
+    std::set<std::string> failed;  ///< nodes that gave up
+    std::uint32_t rescues = 0;     ///< how often the failed ones were asked again
     std::uint32_t reduce_failures = 0;
     std::optional<Instant> deadline;
     std::optional<Instant> grace;
@@ -97,7 +99,7 @@ struct RunMachine::State {
 
   struct Ended {
     std::string node;
-    std::string reason;  ///< why it did not count; empty: it did,
+    std::string reason;                               ///< why it did not count; empty: it did,
     std::map<FragmentIndex, std::uint64_t> versions;  ///< in these versions
   };
 
@@ -228,10 +230,10 @@ struct RunMachine::State {
   std::optional<Evaluation> evaluation;
 
   // Not kept: derived, or forgotten by a restart on purpose.
-  std::set<std::string> idle;                              ///< eligible nodes without a train task
-  std::vector<std::uint64_t> lane_collecting;              ///< exchange per lane; 0: none
-  std::vector<std::uint64_t> lane_reducing;                ///< exchange per lane; 0: none
-  std::unordered_map<Serial, Ended> ended;                 ///< how tasks ended; the latest kEndedKept
+  std::set<std::string> idle;                  ///< eligible nodes without a train task
+  std::vector<std::uint64_t> lane_collecting;  ///< exchange per lane; 0: none
+  std::vector<std::uint64_t> lane_reducing;    ///< exchange per lane; 0: none
+  std::unordered_map<Serial, Ended> ended;     ///< how tasks ended; the latest kEndedKept
   std::deque<Serial> ended_order;
   std::map<TimerKey, Instant> timers;
   std::set<std::pair<Instant, TimerKey>> timer_order;

@@ -7,7 +7,8 @@ using namespace skerry::server::test;
 
 namespace {
 
-const std::string kBufferOf2 = "[participation]\nmode = \"asynchronous\"\nbuffer = 2\nmaximum_staleness = 1\n[evaluation]\nevery = 0\n";
+const std::string kBufferOf2 =
+    "[participation]\nmode = \"asynchronous\"\nbuffer = 2\nmaximum_staleness = 1\n[evaluation]\nevery = 0\n";
 
 }  // namespace
 

@@ -41,13 +41,40 @@ TEST_CASE("another node's task is refused without harm to its owner") {
   CHECK(only<Accept>(world.deliver(task)).task == task.task);
 }
 
-TEST_CASE("a task that this run never gave out is discarded or, if it may still come, refused") {
+TEST_CASE("a task that this run never gave out leaves no record: it may be another run's, or may still come") {
   World world("[evaluation]\nevery = 0\n");
   world.join("a");
-  CHECK(all<Discard>(world.tell(UpdateStored{.task = "r.old.1", .node = "a"})).size() == 1);
-  CHECK(all<Discard>(world.tell(UpdateStored{.task = "", .node = "a"})).size() == 1);
-  CHECK(all<Discard>(world.tell(UpdateStored{.task = "r.01", .node = "a"})).size() == 1);
+  for (const char* foreign : {"r.old.1", "", "r.01", "other.1"})
+    CHECK_FALSE(only<AskStore>(world.tell(UpdateStored{.task = foreign, .node = "a"})).record);
   CHECK(all<Refuse>(world.tell(UpdateStored{.task = "r.99", .node = "a"})).size() == 1);
+}
+
+TEST_CASE("a task is awaited until its update is accepted or its end decided") {
+  World world("[participation]\nquorum = 2\n[evaluation]\nevery = 0\n");
+  world.join("a");
+  const auto tasks = all<AssignTask>(world.join("b"));
+  REQUIRE(tasks.size() == 2);
+  CHECK(world.machine.awaits(tasks[0].task));
+  world.deliver(tasks[0]);
+  CHECK_FALSE(world.machine.awaits(tasks[0].task));
+  world.tell(UpdateInvalid{tasks[1].task, tasks[1].node, "not finite"});
+  CHECK_FALSE(world.machine.awaits(tasks[1].task));
+  CHECK_FALSE(world.machine.awaits("r.99"));
+  CHECK_FALSE(world.machine.awaits("other.1"));
+}
+
+TEST_CASE("counts beyond reason are discarded, and claimed steps move nobody's schedule beyond what was asked") {
+  const std::string spec = "[participation]\nmode = \"asynchronous\"\nbuffer = 1\n[evaluation]\nevery = 0\n";
+  World world(spec);
+  auto update = update_of(only<AssignTask>(world.join("a")));
+  update.steps = std::uint64_t{1} << 60;
+  CHECK(only<Discard>(world.tell(update)).reason.find("no task has more than 2^53") != std::string::npos);
+
+  World other(spec);
+  update = update_of(only<AssignTask>(other.join("a")));
+  update.steps = 1'000'000;
+  CHECK(all<Accept>(other.tell(update)).size() == 1);
+  CHECK(only<AssignTask>(other.join("b")).first_step == 10);
 }
 
 TEST_CASE("an update that weighs nothing, is too large or not finite is discarded with the numbers") {
@@ -88,5 +115,5 @@ TEST_CASE("events out of place change nothing") {
   CHECK(world.tell(TaskFailed{"r.7", "nobody", unavailable("x")}).empty());
   CHECK(world.tell(OperatorResume{}).empty());
   CHECK(world.tell(Tick{}).empty());
-  CHECK(only<Discard>(world.tell(EvaluationReported{.task = "x.1", .node = "a"})).task == "x.1");
+  CHECK_FALSE(only<AskStore>(world.tell(EvaluationReported{.task = "x.1", .node = "a"})).record);
 }

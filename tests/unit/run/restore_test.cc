@@ -188,3 +188,25 @@ TEST_CASE("an evaluation goes on after a restart with the reports it had") {
   CHECK(only<EvaluationDone>(world.report(evaluate[1], 3.0)).metrics.at("loss") == 2.0);
   CHECK(world.machine.finished());
 }
+
+TEST_CASE("after a restored backup known tasks keep their ids, and new ones cannot be mistaken for lost ones") {
+  World world("[participation]\nquorum = 2\n[evaluation]\nevery = 0\n");
+  world.join("a");
+  const auto tasks = all<AssignTask>(world.join("b"));
+  REQUIRE(tasks.size() == 2);
+  world.deliver(tasks[0]);
+  auto setup = world.setup;
+  setup.task_prefix = "r.epoch2";
+  world.machine = RunMachine::restore(setup, world.machine.snapshot(world.now), world.now).value();
+  world.tell(Started{});
+  world.join(tasks[0].node);
+  CHECK(only<AssignTask>(world.join(tasks[1].node)).task == tasks[1].task);
+  CHECK(only<Accept>(world.deliver(tasks[0])).task == tasks[0].task);
+  const auto inputs = only<Reduce>(world.deliver(tasks[1])).inputs;
+  REQUIRE(inputs.size() == 2);
+  CHECK(inputs[0].task == tasks[0].task);
+  CHECK(inputs[1].task == tasks[1].task);
+  const auto next = all<AssignTask>(world.tell(Reduced{.exchange = 1}));
+  REQUIRE(next.size() == 2);
+  CHECK(next[0].task == "r.epoch2.3");
+}

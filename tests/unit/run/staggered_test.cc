@@ -61,9 +61,7 @@ TEST_CASE("an update that holds other fragments or bases than its task is discar
   World world = staggered();
   const auto task = only<AssignTask>(world.join("a"));
   UpdateStored update{.task = task.task, .node = "a", .base_versions = {{1, 0}}, .examples = 5, .steps = 10};
-  SECTION("another fragment") {
-    CHECK(only<Discard>(world.tell(update)).reason == "the update lacks fragment f0");
-  }
+  SECTION("another fragment") { CHECK(only<Discard>(world.tell(update)).reason == "the update lacks fragment f0"); }
   SECTION("one fragment too many") {
     update.base_versions = {{0, 0}, {1, 0}};
     CHECK(only<Discard>(world.tell(update)).reason == "the update holds fragments that its task does not write");

@@ -155,7 +155,8 @@ TEST_CASE("a cohort is drawn from the ready nodes, anew for each exchange, and a
   for (const auto& task : {replaced, tasks[1], tasks[2]}) world.deliver(task);
   const auto second = all<AssignTask>(world.tell(Reduced{.exchange = 1}));
   REQUIRE(second.size() == 3);
-  const bool same = second[0].node == tasks[0].node && second[1].node == tasks[1].node && second[2].node == tasks[2].node;
+  const bool same =
+      second[0].node == tasks[0].node && second[1].node == tasks[1].node && second[2].node == tasks[2].node;
   CHECK_FALSE(same);
 }
 

@@ -25,7 +25,8 @@ schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 0.1
 steps = 10
-)" + more, strategies::spec_catalogue());
+)" + more,
+                             strategies::spec_catalogue());
   if (!spec.ok()) FAIL(spec.error().message);
   return std::move(spec).value();
 }
