@@ -144,7 +144,7 @@ federated_seconds=$((SECONDS - started))
 echo
 echo "Now each holder trains alone for the same $((rounds * steps)) steps, two at a time."
 alone() { # NAME PATH
-  "$bin/skerry-trainer" train --spec spec.json --kind text --path "$2" --holdout 0.1 --steps $((rounds * steps)) --threads 1 --output "alone-$1" >"alone-$1.log" 2>&1
+  /usr/bin/python3 "$root/deploy/alone.py" train "$bin/skerry-trainer" spec.json "$2" "alone-$1" --steps $((rounds * steps)) >"alone-$1.log" 2>&1
 }
 running=()
 for holder in "${holders[@]}"; do
@@ -170,11 +170,11 @@ pathlib.Path(sys.argv[2]).write_bytes(text[: int(len(text) * 0.9)])
 PY
   done
   sed 's/"batch":12/"batch":48/' spec.json >pooled.json
-  "$bin/skerry-trainer" train --spec pooled.json --kind text --path data/pooled --holdout 0 --steps $((rounds * steps)) --threads "$(nproc)" --output alone-pooled >alone-pooled.log 2>&1
+  /usr/bin/python3 "$root/deploy/alone.py" train "$bin/skerry-trainer" pooled.json data/pooled alone-pooled --steps $((rounds * steps)) --threads "$(nproc)" --holdout 0 >alone-pooled.log 2>&1
 fi
 
 # ---- what came out ----
-measure() { "$bin/skerry-trainer" evaluate --model-dir "$1" --kind text --path "data/$2" --holdout 0.1 --threads 1; }
+measure() { /usr/bin/python3 "$root/deploy/alone.py" evaluate "$bin/skerry-trainer" spec.json "data/$2" "$1"; }
 models=(federated)
 for holder in "${holders[@]}"; do models+=("alone-$holder"); done
 if $pooled; then models+=(alone-pooled); fi
