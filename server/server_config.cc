@@ -15,7 +15,8 @@ constexpr std::uint64_t kMaxConfigBytes = 64 * 1024;
 Error wrong(const toml::node& node, const std::string& key, const std::string& must) {
   std::ostringstream value;
   node.visit([&](const auto& known) { value << known; });
-  return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": " + key + " is " + value.str() + ", must be " + must);
+  return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": " + key + " is " +
+                          value.str() + ", must be " + must);
 }
 
 Result<void> read_text(const toml::table& table, const std::string& key, std::string& out) {
@@ -27,7 +28,8 @@ Result<void> read_text(const toml::table& table, const std::string& key, std::st
 }
 
 template <typename T>
-Result<void> read_number(const toml::table& table, const std::string& key, std::int64_t least, std::int64_t most, T& out) {
+Result<void> read_number(const toml::table& table, const std::string& key, std::int64_t least, std::int64_t most,
+                         T& out) {
   const toml::node* node = table.get(key);
   if (!node) return {};
   const auto value = node->value_exact<std::int64_t>();
@@ -44,7 +46,8 @@ Result<ServerConfig> load_server_config(const std::string& home) {
   auto text = read_file(path, kMaxConfigBytes);
   if (!text.ok()) {
     if (text.error().code == Code::kNotFound)
-      return not_found("there is no coordinator in " + home + ": make one with `skerry-server init --home " + home + " --address HOST:PORT`");
+      return not_found("there is no coordinator in " + home + ": make one with `skerry-server init --home " + home +
+                       " --address HOST:PORT`");
     return text.error();
   }
   ServerConfig config;
@@ -58,12 +61,15 @@ Result<ServerConfig> load_server_config(const std::string& home) {
     SKERRY_TRY(read_number(table, "heartbeat_ms", 100, 3'600'000, config.heartbeat_ms));
     for (const auto& [key, node] : table) {
       const std::string_view name = key.str();
-      if (name != "federation" && name != "listen" && name != "port" && name != "address" && name != "threads" && name != "heartbeat_ms")
-        return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": there is no key '" + std::string(name) +
+      if (name != "federation" && name != "listen" && name != "port" && name != "address" && name != "threads" &&
+          name != "heartbeat_ms")
+        return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": there is no key '" +
+                                std::string(name) +
                                 "'; known are federation, listen, port, address, threads, heartbeat_ms");
     }
   } catch (const toml::parse_error& error) {
-    return invalid_argument("server.toml line " + std::to_string(error.source().begin.line) + ": " + std::string(error.description()));
+    return invalid_argument("server.toml line " + std::to_string(error.source().begin.line) + ": " +
+                            std::string(error.description()));
   }
   return config;
 }
@@ -90,7 +96,8 @@ Result<HostPort> parse_host_port(const std::string& text) {
   HostPort parsed;
   if (colon != std::string::npos) {
     parsed.host = text.substr(0, colon);
-    if (parsed.host.size() > 2 && parsed.host.front() == '[' && parsed.host.back() == ']') parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
+    if (parsed.host.size() > 2 && parsed.host.front() == '[' && parsed.host.back() == ']')
+      parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
     const char* end = text.data() + text.size();
     const auto [rest, failure] = std::from_chars(text.data() + colon + 1, end, parsed.port);
     if (failure == std::errc() && rest == end && !parsed.host.empty()) return parsed;

@@ -18,7 +18,8 @@ struct ServerConfig {
   std::uint32_t heartbeat_ms = 15'000;
 };
 
-/// Reads <home>/server.toml. NOT_FOUND (says to run init), INVALID_ARGUMENT naming line, key and value; unknown keys are errors.
+/// Reads <home>/server.toml. NOT_FOUND (says to run init), INVALID_ARGUMENT naming line, key and value; unknown keys
+/// are errors.
 Result<ServerConfig> load_server_config(const std::string& home);
 
 /// Writes it, commented.

@@ -36,7 +36,8 @@ struct Connection::State {
     auto who = http.send({.url = "https://" + profile.address + "/api/v1/whoami"});
     if (!who.ok()) return who.error();
     const auto answer = nlohmann::json::parse(who->body, nullptr, false);
-    if (answer.is_object() && answer.value("role", "") == "anonymous") return unauthenticated(answer.value("reason", "the certificate is not accepted"));
+    if (answer.is_object() && answer.value("role", "") == "anonymous")
+      return unauthenticated(answer.value("reason", "the certificate is not accepted"));
     return error;
   }
 
@@ -59,7 +60,8 @@ Connection::~Connection() = default;
 Result<Connection> Connection::open(const std::string& profile_directory) {
   SKERRY_ASSIGN(Profile profile, open_profile(profile_directory));
   if (profile.role != Role::kOperator && profile.role != Role::kViewer)
-    return permission_denied("the profile in " + profile_directory + " is a " + std::string(role_name(profile.role)) + "'s: give an operator's or viewer's with --profile");
+    return permission_denied("the profile in " + profile_directory + " is a " + std::string(role_name(profile.role)) +
+                             "'s: give an operator's or viewer's with --profile");
   SKERRY_ASSIGN(const std::string key, read_file(profile.key_path(), kMaxKeyBytes));
   grpc::SslCredentialsOptions credentials;
   credentials.pem_root_certs = profile.ca_pem;
@@ -70,8 +72,10 @@ Result<Connection> Connection::open(const std::string& profile_directory) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   auto channel = grpc::CreateCustomChannel(profile.address, grpc::SslCredentials(credentials), arguments);
   auto stub = v1::Control::NewStub(channel);
-  HttpClient http({.ca_pem = profile.ca_pem, .certificate_path = profile.certificate_path(), .key_path = profile.key_path()});
-  return Connection(std::make_unique<State>(State{std::move(profile), std::move(channel), std::move(stub), std::move(http)}));
+  HttpClient http(
+      {.ca_pem = profile.ca_pem, .certificate_path = profile.certificate_path(), .key_path = profile.key_path()});
+  return Connection(
+      std::make_unique<State>(State{std::move(profile), std::move(channel), std::move(stub), std::move(http)}));
 }
 
 const Profile& Connection::profile() const { return state_->profile; }
@@ -144,17 +148,22 @@ Result<void> Connection::download(const v1::Blob& blob, const std::string& path)
   SKERRY_ASSIGN(const HttpResponse response, state_->http.send(request));
   if (response.status != 200) {
     const auto answer = nlohmann::json::parse(response.body, nullptr, false);
-    const std::string why = answer.is_object() && answer.contains("error") ? answer["error"].value("message", "") : response.body.substr(0, 200);
-    return Error{response.status == 404 ? Code::kNotFound : Code::kFailedPrecondition, "cargo " + blob.content_id() + ": " + why};
+    const std::string why = answer.is_object() && answer.contains("error") ? answer["error"].value("message", "")
+                                                                           : response.body.substr(0, 200);
+    return Error{response.status == 404 ? Code::kNotFound : Code::kFailedPrecondition,
+                 "cargo " + blob.content_id() + ": " + why};
   }
-  if (hasher.finish() != blob.content_id()) return data_loss("cargo " + blob.content_id() + " arrived with other bytes; try again");
+  if (hasher.finish() != blob.content_id())
+    return data_loss("cargo " + blob.content_id() + " arrived with other bytes; try again");
   SKERRY_TRY(file.fsync());
   return rename_durable(path + ".part", path);
 }
 
 Result<std::string> Connection::get(const std::string& path) {
   SKERRY_ASSIGN(HttpResponse response, state_->http.send({.url = "https://" + state_->profile.address + path}));
-  if (response.status != 200) return Error{Code::kFailedPrecondition, "GET " + path + " was answered with status " + std::to_string(response.status)};
+  if (response.status != 200)
+    return Error{Code::kFailedPrecondition,
+                 "GET " + path + " was answered with status " + std::to_string(response.status)};
   return std::move(response.body);
 }
 

@@ -16,7 +16,8 @@ bool looks_numeric(const std::string& cell) {
 
 // Columns a terminal shows: UTF-8 continuation bytes take none.
 std::size_t width(const std::string& cell) {
-  return static_cast<std::size_t>(std::count_if(cell.begin(), cell.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(cell.begin(), cell.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 std::string format(const char* pattern, double value) {
@@ -29,13 +30,18 @@ std::string format(const char* pattern, double value) {
 
 int exit_code(const Error& error) {
   switch (error.code) {
-    case Code::kInvalidArgument: return kUsage;
+    case Code::kInvalidArgument:
+      return kUsage;
     case Code::kUnauthenticated:
-    case Code::kPermissionDenied: return kRefused;
+    case Code::kPermissionDenied:
+      return kRefused;
     case Code::kUnavailable:
-    case Code::kDeadlineExceeded: return kUnreachable;
-    case Code::kNotFound: return kNotFoundCode;
-    default: return kFailed;
+    case Code::kDeadlineExceeded:
+      return kUnreachable;
+    case Code::kNotFound:
+      return kNotFoundCode;
+    default:
+      return kFailed;
   }
 }
 

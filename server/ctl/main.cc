@@ -25,10 +25,13 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "skerry " SKERRY_VERSION);
   app.require_subcommand(1);
   app.fallthrough();  // --json and --profile may stand anywhere
-  app.add_option("--profile", context.profile, "The operator's profile directory")->envname("SKERRY_PROFILE")->capture_default_str();
+  app.add_option("--profile", context.profile, "The operator's profile directory")
+      ->envname("SKERRY_PROFILE")
+      ->capture_default_str();
   app.add_flag("--json", context.json, "Print JSON, with the field names of proto/skerry/v1");
-  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 refused, 4 coordinator not reachable, 5 not found.\n"
-             "Documentation: docs/operators.md");
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 refused, 4 coordinator not reachable, 5 not found.\n"
+      "Documentation: docs/operators.md");
   add_run_commands(app, context);
   add_member_commands(app, context);
   add_model_commands(app, context);

@@ -31,7 +31,8 @@ class ScratchDirectory {
   static Result<ScratchDirectory> make() {
     const char* base = std::getenv("TMPDIR");
     std::string path = join_path(base ? base : "/tmp", "skerry-model-XXXXXX");
-    if (!mkdtemp(path.data())) return Error{Code::kInternal, "no temporary directory could be made below " + parent_directory(path)};
+    if (!mkdtemp(path.data()))
+      return Error{Code::kInternal, "no temporary directory could be made below " + parent_directory(path)};
     return ScratchDirectory(path);
   }
   ScratchDirectory(ScratchDirectory&& other) noexcept : path_(std::exchange(other.path_, "")) {}
@@ -54,7 +55,8 @@ struct Fetched {
   std::map<std::string, std::uint64_t> versions;  // by fragment
 };
 
-Result<Fetched> fetch(Connection& connection, const std::string& run, std::uint64_t version, const std::string& directory) {
+Result<Fetched> fetch(Connection& connection, const std::string& run, std::uint64_t version,
+                      const std::string& directory) {
   SKERRY_ASSIGN(const v1::ListVersionsReply reply, connection.list_versions(run));
   Fetched fetched;
   fetched.run_id = reply.run_id();
@@ -68,7 +70,9 @@ Result<Fetched> fetch(Connection& connection, const std::string& run, std::uint6
       stored += (stored.empty() ? "" : ", ") + std::to_string(one.version());
       if (version == 0 || one.version() == version) chosen = &one;
     }
-    if (!chosen) return not_found("version " + std::to_string(version) + " of fragment '" + fragment.name + "' is not stored; there are " + stored);
+    if (!chosen)
+      return not_found("version " + std::to_string(version) + " of fragment '" + fragment.name +
+                       "' is not stored; there are " + stored);
     SKERRY_TRY(connection.download(chosen->whole(), join_path(directory, fragment.name + ".safetensors")));
     fetched.versions[fragment.name] = chosen->version();
   }
@@ -86,7 +90,8 @@ Result<void> list(const Context& context, const std::string& run) {
   }
   Table table({"FRAGMENT", "VERSION", "SIZE", "CONTENT"});
   for (const v1::FragmentVersion& version : reply.kept())
-    table.add({version.fragment(), std::to_string(version.version()), human_bytes(version.whole().size()), version.whole().content_id()});
+    table.add({version.fragment(), std::to_string(version.version()), human_bytes(version.whole().size()),
+               version.whole().content_id()});
   std::printf("%s", table.text().c_str());
   return {};
 }
@@ -95,10 +100,13 @@ Result<void> inspect(const Context& context, const std::string& run, std::uint64
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_ASSIGN(const ScratchDirectory scratch, ScratchDirectory::make());
   SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, scratch.path()));
-  nlohmann::json json = {{"run_id", model.run_id}, {"model", nlohmann::json::parse(model.model_json)}, {"parameters", model.layout.parameters}};
+  nlohmann::json json = {{"run_id", model.run_id},
+                         {"model", nlohmann::json::parse(model.model_json)},
+                         {"parameters", model.layout.parameters}};
   Table table({"TENSOR", "SHAPE", "FRAGMENT", "MEAN", "STD", "MIN", "MAX"});
   for (const FragmentLayout& fragment : model.layout.fragments) {
-    SKERRY_ASSIGN(const FragmentFile file, FragmentFile::open(join_path(scratch.path(), fragment.name + ".safetensors"), model.layout, fragment.name));
+    SKERRY_ASSIGN(const FragmentFile file, FragmentFile::open(join_path(scratch.path(), fragment.name + ".safetensors"),
+                                                              model.layout, fragment.name));
     for (std::size_t index : fragment.tensors) {
       const TensorLayout& tensor = model.layout.tensors[index];
       double sum = 0, squares = 0, low = std::numeric_limits<double>::infinity(), high = -low;
@@ -118,8 +126,15 @@ Result<void> inspect(const Context& context, const std::string& run, std::uint64
       const double deviation = std::sqrt(std::max(0.0, squares / count - mean * mean));
       std::string shape = "[";
       for (std::uint64_t size : tensor.shape) shape += (shape.size() > 1 ? ", " : "") + std::to_string(size);
-      table.add({tensor.name, shape + "]", fragment.name, human_number(mean), human_number(deviation), human_number(low), human_number(high)});
-      json["tensors"].push_back({{"name", tensor.name}, {"shape", tensor.shape}, {"fragment", fragment.name}, {"mean", mean}, {"std", deviation}, {"min", low}, {"max", high}});
+      table.add({tensor.name, shape + "]", fragment.name, human_number(mean), human_number(deviation),
+                 human_number(low), human_number(high)});
+      json["tensors"].push_back({{"name", tensor.name},
+                                 {"shape", tensor.shape},
+                                 {"fragment", fragment.name},
+                                 {"mean", mean},
+                                 {"std", deviation},
+                                 {"min", low},
+                                 {"max", high}});
     }
   }
   json["versions"] = model.versions;
@@ -128,30 +143,40 @@ Result<void> inspect(const Context& context, const std::string& run, std::uint64
     return {};
   }
   std::printf("%s: %llu parameters\n", model.run_id.c_str(), static_cast<unsigned long long>(model.layout.parameters));
-  for (const auto& [fragment, number] : model.versions) std::printf("  fragment %s at version %llu\n", fragment.c_str(), static_cast<unsigned long long>(number));
+  for (const auto& [fragment, number] : model.versions)
+    std::printf("  fragment %s at version %llu\n", fragment.c_str(), static_cast<unsigned long long>(number));
   std::printf("\n%s", table.text().c_str());
   return {};
 }
 
 // The fragments as they are, for `skerry-trainer generate` and `evaluate`.
-Result<void> export_fragments(const Context& context, const std::string& run, std::uint64_t version, const std::string& directory) {
+Result<void> export_fragments(const Context& context, const std::string& run, std::uint64_t version,
+                              const std::string& directory) {
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_TRY(make_directories(directory, 0755));
   SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, directory));
   SKERRY_TRY(write_file_atomic(join_path(directory, "model.json"), model.model_json + "\n", 0644));
-  if (context.json) std::printf("%s\n", nlohmann::json({{"run_id", model.run_id}, {"versions", model.versions}, {"directory", directory}}).dump(2).c_str());
-  else std::printf("%zu fragments of %s are in %s\n", model.layout.fragments.size(), model.run_id.c_str(), directory.c_str());
+  if (context.json)
+    std::printf("%s\n",
+                nlohmann::json({{"run_id", model.run_id}, {"versions", model.versions}, {"directory", directory}})
+                    .dump(2)
+                    .c_str());
+  else
+    std::printf("%zu fragments of %s are in %s\n", model.layout.fragments.size(), model.run_id.c_str(),
+                directory.c_str());
   return {};
 }
 
-Result<void> export_model(const Context& context, const std::string& run, std::uint64_t version, const std::string& directory) {
+Result<void> export_model(const Context& context, const std::string& run, std::uint64_t version,
+                          const std::string& directory) {
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_TRY(make_directories(directory, 0755));
   SKERRY_ASSIGN(const ScratchDirectory scratch, ScratchDirectory::make());
   SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, scratch.path()));
   std::map<std::string, FragmentFile> files;
   for (const FragmentLayout& fragment : model.layout.fragments) {
-    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(join_path(scratch.path(), fragment.name + ".safetensors"), model.layout, fragment.name));
+    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(join_path(scratch.path(), fragment.name + ".safetensors"),
+                                                        model.layout, fragment.name));
     files.emplace(fragment.name, std::move(file));
   }
   std::vector<TensorSpec> specs;
@@ -177,9 +202,15 @@ Result<void> export_model(const Context& context, const std::string& run, std::u
     written.push_back("config.json");
   }
   if (context.json) {
-    std::printf("%s\n", nlohmann::json({{"run_id", model.run_id}, {"versions", model.versions}, {"directory", directory}, {"files", written}}).dump(2).c_str());
+    std::printf(
+        "%s\n",
+        nlohmann::json(
+            {{"run_id", model.run_id}, {"versions", model.versions}, {"directory", directory}, {"files", written}})
+            .dump(2)
+            .c_str());
   } else {
-    std::printf("%llu parameters of %s are in %s:\n", static_cast<unsigned long long>(model.layout.parameters), model.run_id.c_str(), directory.c_str());
+    std::printf("%llu parameters of %s are in %s:\n", static_cast<unsigned long long>(model.layout.parameters),
+                model.run_id.c_str(), directory.c_str());
     for (const std::string& name : written) std::printf("  %s\n", name.c_str());
   }
   return {};
@@ -203,20 +234,28 @@ Result<std::string> trainer_program(const std::string& name) {
   return find_program(name);
 }
 
-Result<void> sample(const Context& context, const std::string& run, std::uint64_t version, const SampleArguments& arguments) {
+Result<void> sample(const Context& context, const std::string& run, std::uint64_t version,
+                    const SampleArguments& arguments) {
   SKERRY_ASSIGN(const std::string trainer, trainer_program(arguments.trainer));
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_ASSIGN(const ScratchDirectory scratch, ScratchDirectory::make());
   SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, scratch.path()));
   SKERRY_TRY(write_file_atomic(join_path(scratch.path(), "model.json"), model.model_json));
   SpawnOptions options;
-  options.command = {trainer, "generate", "--model-dir", scratch.path(), "--prompt", arguments.prompt, "--tokens", std::to_string(arguments.tokens),
-                     "--temperature", human_number(arguments.temperature), "--top-k", std::to_string(arguments.top_k), "--seed", std::to_string(arguments.seed)};
+  options.command = {trainer,         "generate",
+                     "--model-dir",   scratch.path(),
+                     "--prompt",      arguments.prompt,
+                     "--tokens",      std::to_string(arguments.tokens),
+                     "--temperature", human_number(arguments.temperature),
+                     "--top-k",       std::to_string(arguments.top_k),
+                     "--seed",        std::to_string(arguments.seed)};
   options.environment = pick_environment({"PATH", "HOME", "LANG", "LD_LIBRARY_PATH"});
   options.pipe_stdin = options.pipe_stdout = options.pipe_stderr = false;
   SKERRY_ASSIGN(Process child, Process::spawn(options));
   const auto status = child.wait(-1);
-  if (!status || !status->clean()) return Error{Code::kInternal, "skerry-trainer " + (status ? to_string(*status) : std::string("could not be waited for"))};
+  if (!status || !status->clean())
+    return Error{Code::kInternal,
+                 "skerry-trainer " + (status ? to_string(*status) : std::string("could not be waited for"))};
   return {};
 }
 
@@ -234,7 +273,8 @@ void add_model_commands(CLI::App& app, Context& context) {
   const auto add = [&](const char* name, const char* help, bool versioned) {
     CLI::App* command = model->add_subcommand(name, help);
     command->add_option("RUN", arguments->run, "The run's id, the beginning of its id, or its name")->required();
-    if (versioned) command->add_option("--version", arguments->version, "Which version; 0: the newest")->capture_default_str();
+    if (versioned)
+      command->add_option("--version", arguments->version, "Which version; 0: the newest")->capture_default_str();
     return command;
   };
   add("list", "Every version that is stored", false)->callback([&context, arguments] {
@@ -245,10 +285,12 @@ void add_model_commands(CLI::App& app, Context& context) {
   });
   CLI::App* export_command = add("export", "Write model.safetensors (and config.json for Hugging Face)", true);
   export_command->add_option("-o,--output", arguments->directory, "Directory")->capture_default_str();
-  export_command->add_flag("--fragments", arguments->fragments, "One file a fragment instead, as skerry-trainer takes them");
+  export_command->add_flag("--fragments", arguments->fragments,
+                           "One file a fragment instead, as skerry-trainer takes them");
   export_command->callback([&context, arguments] {
     context.chosen = [&context, arguments] {
-      return (arguments->fragments ? export_fragments : export_model)(context, arguments->run, arguments->version, arguments->directory);
+      return (arguments->fragments ? export_fragments : export_model)(context, arguments->run, arguments->version,
+                                                                      arguments->directory);
     };
   });
   CLI::App* sample_command = add("sample", "Let a text model continue a prompt, on this machine", true);
@@ -260,7 +302,9 @@ void add_model_commands(CLI::App& app, Context& context) {
   sample_command->add_option("--seed", options.seed, "Of the choice")->capture_default_str();
   sample_command->add_option("--trainer", options.trainer, "The program that computes")->capture_default_str();
   sample_command->callback([&context, arguments] {
-    context.chosen = [&context, arguments] { return sample(context, arguments->run, arguments->version, arguments->sample); };
+    context.chosen = [&context, arguments] {
+      return sample(context, arguments->run, arguments->version, arguments->sample);
+    };
   });
 }
 

@@ -41,25 +41,30 @@ std::string quality(const v1::RunDetail& detail) {
 void print_summary(const v1::RunDetail& detail) {
   const v1::RunSummary& run = detail.summary();
   std::printf("%s  %s\n", run.run_id().c_str(), printable(run.name()).c_str());
-  std::printf("  status     %s%s%s\n", run.status().c_str(), run.status_reason().empty() ? "" : ": ", printable(run.status_reason()).c_str());
+  std::printf("  status     %s%s%s\n", run.status().c_str(), run.status_reason().empty() ? "" : ": ",
+              printable(run.status_reason()).c_str());
   std::printf("  strategy   %s\n  rounds     %s\n", run.strategy().c_str(), rounds_text(run).c_str());
   std::printf("  created    %s UTC\n", human_time(run.created_ms()).c_str());
   if (run.ended_ms() != 0) std::printf("  ended      %s UTC\n", human_time(run.ended_ms()).c_str());
   std::printf("  quality    %s\n", quality(detail).c_str());
-  std::printf("  traffic    %s up, %s down\n", human_bytes(detail.bytes_up()).c_str(), human_bytes(detail.bytes_down()).c_str());
+  std::printf("  traffic    %s up, %s down\n", human_bytes(detail.bytes_up()).c_str(),
+              human_bytes(detail.bytes_down()).c_str());
   if (detail.seconds_left() > 0)
-    std::printf("  time left  %s (%s a round)\n", human_seconds(detail.seconds_left()).c_str(), human_seconds(detail.seconds_per_round()).c_str());
+    std::printf("  time left  %s (%s a round)\n", human_seconds(detail.seconds_left()).c_str(),
+                human_seconds(detail.seconds_per_round()).c_str());
   std::printf("  spec       %s\n\n", detail.spec_hash().c_str());
   Table fragments({"FRAGMENT", "VERSION", "EXCHANGE", "ACCEPTED", "QUORUM", "OUTSTANDING"});
   for (const v1::FragmentState& state : detail.fragments())
-    fragments.add({state.fragment(), std::to_string(state.version()), std::to_string(state.exchange()), std::to_string(state.accepted()),
-                   std::to_string(state.quorum()), std::to_string(state.outstanding())});
+    fragments.add({state.fragment(), std::to_string(state.version()), std::to_string(state.exchange()),
+                   std::to_string(state.accepted()), std::to_string(state.quorum()),
+                   std::to_string(state.outstanding())});
   std::printf("%s\n", fragments.text().c_str());
   Table nodes({"NODE", "STATE", "STEP", "LOSS", "EXAMPLES", "COUNTED", "DISCARDED", "DETAIL"});
   for (const v1::Participant& node : detail.participants())
-    nodes.add({node.node(), node.state(), node.of() > 0 ? std::to_string(node.step()) + "/" + std::to_string(node.of()) : "-",
-               node.of() > 0 ? human_number(node.loss()) : "-", std::to_string(node.examples()), std::to_string(node.counted()),
-               std::to_string(node.discarded()), printable(node.detail())});
+    nodes.add({node.node(), node.state(),
+               node.of() > 0 ? std::to_string(node.step()) + "/" + std::to_string(node.of()) : "-",
+               node.of() > 0 ? human_number(node.loss()) : "-", std::to_string(node.examples()),
+               std::to_string(node.counted()), std::to_string(node.discarded()), printable(node.detail())});
   std::printf("%s", nodes.text().c_str());
   for (const auto& [reason, number] : detail.discarded())
     std::printf("\ndiscarded %llu: %s\n", static_cast<unsigned long long>(number), printable(reason).c_str());
@@ -69,10 +74,12 @@ std::string watch_line(const v1::RunDetail& detail) {
   std::string training;
   for (const v1::Participant& node : detail.participants())
     if (node.state() == "training" || node.state() == "evaluating")
-      training += (training.empty() ? "" : ", ") + node.node() + (node.of() > 0 ? " " + std::to_string(node.step()) + "/" + std::to_string(node.of()) : "");
+      training += (training.empty() ? "" : ", ") + node.node() +
+                  (node.of() > 0 ? " " + std::to_string(node.step()) + "/" + std::to_string(node.of()) : "");
   const v1::RunSummary& run = detail.summary();
-  return run.status() + "  round " + rounds_text(run) + "  " + quality(detail) + "  up " + human_bytes(detail.bytes_up()) + "  down " +
-         human_bytes(detail.bytes_down()) + "  left " + human_seconds(detail.seconds_left()) + (training.empty() ? "" : "  [" + training + "]");
+  return run.status() + "  round " + rounds_text(run) + "  " + quality(detail) + "  up " +
+         human_bytes(detail.bytes_up()) + "  down " + human_bytes(detail.bytes_down()) + "  left " +
+         human_seconds(detail.seconds_left()) + (training.empty() ? "" : "  [" + training + "]");
 }
 
 Result<void> watch(const Context& context, const std::string& run) {
@@ -89,8 +96,10 @@ Result<void> watch(const Context& context, const std::string& run) {
       const std::string line = watch_line(detail);
       // Into a file or a pipe only what is new for a reader: rounds and states, not each step.
       const std::string essence = detail.summary().status() + rounds_text(detail.summary()) + quality(detail);
-      if (terminal) std::printf("\r\033[K%s", line.c_str());
-      else if (essence != last) std::printf("%s\n", line.c_str());
+      if (terminal)
+        std::printf("\r\033[K%s", line.c_str());
+      else if (essence != last)
+        std::printf("%s\n", line.c_str());
       last = essence;
     }
     std::fflush(stdout);
@@ -112,11 +121,13 @@ Result<void> submit(const Context& context, const std::string& path, bool dry_ru
     print(reply);
   } else {
     std::printf("%s\n", dry_run ? "The run spec is good. Nothing was started." : ("run " + reply.run_id()).c_str());
-    std::printf("  parameters  %llu\n  spec        %s\n", static_cast<unsigned long long>(reply.parameters()), reply.spec_hash().c_str());
+    std::printf("  parameters  %llu\n  spec        %s\n", static_cast<unsigned long long>(reply.parameters()),
+                reply.spec_hash().c_str());
     for (const std::string& warning : reply.warnings()) std::printf("  note        %s\n", printable(warning).c_str());
     if (dry_run) {
       Table nodes({"NODE", "TAKES PART", "WHY"});
-      for (const v1::NodeVerdict& verdict : reply.nodes()) nodes.add({verdict.node(), verdict.takes_part() ? "yes" : "no", printable(verdict.reason())});
+      for (const v1::NodeVerdict& verdict : reply.nodes())
+        nodes.add({verdict.node(), verdict.takes_part() ? "yes" : "no", printable(verdict.reason())});
       std::printf("\n%s", nodes.text().c_str());
     }
   }
@@ -133,20 +144,24 @@ Result<void> list(const Context& context) {
   }
   Table runs({"RUN", "NAME", "STRATEGY", "STATUS", "ROUND", "CREATED (UTC)", "WHY"});
   for (const v1::RunSummary& run : reply.runs())
-    runs.add({run.run_id(), printable(run.name()), run.strategy(), run.status(), rounds_text(run), human_time(run.created_ms()), printable(run.status_reason())});
+    runs.add({run.run_id(), printable(run.name()), run.strategy(), run.status(), rounds_text(run),
+              human_time(run.created_ms()), printable(run.status_reason())});
   std::printf("%s", runs.text().c_str());
   return {};
 }
 
-Result<void> change(const Context& context, const std::string& run, v1::ChangeRunRequest::Action action, const std::string& reason) {
+Result<void> change(const Context& context, const std::string& run, v1::ChangeRunRequest::Action action,
+                    const std::string& reason) {
   SKERRY_ASSIGN(Connection connection, context.connect());
   v1::ChangeRunRequest request;
   request.set_run_id(run);
   request.set_action(action);
   request.set_reason(reason);
   SKERRY_ASSIGN(const v1::RunDetail detail, connection.change_run(request));
-  if (context.json) print(detail);
-  else std::printf("%s is %s\n", detail.summary().run_id().c_str(), detail.summary().status().c_str());
+  if (context.json)
+    print(detail);
+  else
+    std::printf("%s is %s\n", detail.summary().run_id().c_str(), detail.summary().status().c_str());
   return {};
 }
 
@@ -170,8 +185,9 @@ Result<void> metrics(const Context& context, const std::string& run, bool csv) {
   headings.insert(headings.end(), names.begin(), names.end());
   std::vector<std::vector<std::string>> rows;
   for (const v1::MetricRow& row : reply.rows()) {
-    std::vector<std::string> cells = {row.kind(), std::to_string(row.exchange()), std::to_string(row.version()), row.fragment(),
-                                      row.node(), std::to_string(row.time_ms()), std::to_string(row.updates())};
+    std::vector<std::string> cells = {
+        row.kind(), std::to_string(row.exchange()), std::to_string(row.version()), row.fragment(),
+        row.node(), std::to_string(row.time_ms()),  std::to_string(row.updates())};
     for (const std::string& name : names) {
       std::string cell = csv ? "" : "-";
       for (const v1::Metric& metric : row.metrics())
@@ -212,18 +228,25 @@ void add_run_commands(CLI::App& app, Context& context) {
 
   CLI::App* submit_command = run->add_subcommand("submit", "Start a run from a spec (docs/run-spec.md)");
   submit_command->add_option("SPEC", arguments->file, "The run spec, a TOML file")->required();
-  submit_command->add_flag("--dry-run", arguments->dry_run, "Only check: who would take part, and why others would not");
+  submit_command->add_flag("--dry-run", arguments->dry_run,
+                           "Only check: who would take part, and why others would not");
   submit_command->add_flag("--watch", arguments->watch, "Then watch it");
   submit_command->callback([&context, arguments] {
-    context.chosen = [&context, arguments] { return submit(context, arguments->file, arguments->dry_run, arguments->watch); };
+    context.chosen = [&context, arguments] {
+      return submit(context, arguments->file, arguments->dry_run, arguments->watch);
+    };
   });
-  run->add_subcommand("list", "All runs")->callback([&context] { context.chosen = [&context] { return list(context); }; });
+  run->add_subcommand("list", "All runs")->callback([&context] {
+    context.chosen = [&context] { return list(context); };
+  });
   named(run->add_subcommand("show", "One run: fragments, nodes, quality, traffic"))->callback([&context, arguments] {
     context.chosen = [&context, arguments]() -> Result<void> {
       SKERRY_ASSIGN(Connection connection, context.connect());
       SKERRY_ASSIGN(const v1::RunDetail detail, connection.get_run(arguments->run));
-      if (context.json) print(detail);
-      else print_summary(detail);
+      if (context.json)
+        print(detail);
+      else
+        print_summary(detail);
       return {};
     };
   });
@@ -241,7 +264,9 @@ void add_run_commands(CLI::App& app, Context& context) {
     CLI::App* command = named(run->add_subcommand(one.name, one.help));
     command->add_option("--reason", arguments->reason, "For the audit log and the run's status");
     command->callback([&context, arguments, action = one.action] {
-      context.chosen = [&context, arguments, action] { return change(context, arguments->run, action, arguments->reason); };
+      context.chosen = [&context, arguments, action] {
+        return change(context, arguments->run, action, arguments->reason);
+      };
     });
   }
   CLI::App* metrics_command = named(run->add_subcommand("metrics", "Every exchange's and evaluation's figures"));

@@ -70,7 +70,9 @@ Result<void> show(const Context& context, const std::string& name) {
 
 void add_strategy_commands(CLI::App& app, Context& context) {
   CLI::App* strategy = app.add_subcommand("strategy", "The strategies a run spec can name")->require_subcommand(1);
-  strategy->add_subcommand("list", "All of them")->callback([&context] { context.chosen = [&context] { return list(context); }; });
+  strategy->add_subcommand("list", "All of them")->callback([&context] {
+    context.chosen = [&context] { return list(context); };
+  });
   auto name = std::make_shared<std::string>();
   CLI::App* show_command = strategy->add_subcommand("show", "What one sets, and its parameters");
   show_command->add_option("NAME", *name, "For example diloco")->required();

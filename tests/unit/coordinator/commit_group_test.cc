@@ -86,10 +86,13 @@ TEST_CASE("contributions are asked for once, right before the commit") {
   World world;
   int asked = 0;
   for (int i = 0; i < 3; ++i)
-    world.group.before("run r-1", [&](Batch& batch) {
-      ++asked;
-      batch.machine_rows("r-1", {{"key", std::to_string(asked)}});
-    }, /*urgent=*/false);
+    world.group.before(
+        "run r-1",
+        [&](Batch& batch) {
+          ++asked;
+          batch.machine_rows("r-1", {{"key", std::to_string(asked)}});
+        },
+        /*urgent=*/false);
   CHECK(asked == 0);
   world.clock.advance_ms(CommitGroup::kLingerMs);
   CHECK(world.group.settle() == 0);

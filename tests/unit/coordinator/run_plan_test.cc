@@ -21,7 +21,8 @@ seed = 3
 [model]
 architecture = "linear"
 outputs = 2
-inputs = )" + std::to_string(inputs) + "\n" + model_lines + R"(
+inputs = )" +
+         std::to_string(inputs) + "\n" + model_lines + R"(
 [data]
 kind = "csv"
 schema = { features = ["a"], label = "y", classes = 2 }
@@ -46,7 +47,8 @@ std::vector<float> initial_values(const RunPlan& plan) {
 
 }  // namespace
 
-TEST_CASE("a small model's initial version is kept inline, a large one's in cargo, both as the initialisers draw them") {
+TEST_CASE(
+    "a small model's initial version is kept inline, a large one's in cargo, both as the initialisers draw them") {
   const test::TempDir home;
   const auto cargo = CargoStore::open(home.path()).value();
 
@@ -97,7 +99,8 @@ TEST_CASE("a run may start from an uploaded model, whatever the order of its ten
   REQUIRE(versions.ok());
   std::vector<float> expected;
   for (const auto& values : written) expected.insert(expected.end(), values.begin(), values.end());
-  CHECK(std::memcmp((*versions)[0].whole.bytes.data() + uploaded.shapes[0].data_offset, expected.data(), 4 * expected.size()) == 0);
+  CHECK(std::memcmp((*versions)[0].whole.bytes.data() + uploaded.shapes[0].data_offset, expected.data(),
+                    4 * expected.size()) == 0);
 }
 
 TEST_CASE("an uploaded model that does not fit is refused with the tensor's name") {

@@ -74,7 +74,8 @@ TEST_CASE("a changed body, another's key and another's name are each refused") {
   v1::SignedUpdate changed = sign(update_of(plan()), key);
   changed.mutable_body()->push_back('\x08');
   CHECK(open_update(changed, identity_of(key)).error().code == Code::kUnauthenticated);
-  CHECK(open_update(sign(update_of(plan()), PrivateKey::generate().value()), identity_of(key)).error().code == Code::kUnauthenticated);
+  CHECK(open_update(sign(update_of(plan()), PrivateKey::generate().value()), identity_of(key)).error().code ==
+        Code::kUnauthenticated);
   v1::UpdateBody other = update_of(plan());
   other.set_node("birch");
   const auto refused = open_update(sign(other, key), identity_of(key));
@@ -108,9 +109,12 @@ TEST_CASE("each way in which a payload can be wrong has its sentence") {
   CHECK_THAT(why([](auto& body) { *body.add_fragments() = body.fragments(0); }), Contains("twice"));
   CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->set_encoding("bf16"); }), Contains("bf16"));
   CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->set_size(31); }), Contains("31 bytes"));
-  CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->mutable_inline_data()->pop_back(); }), Contains("31 bytes came of 32"));
-  CHECK_THAT(why([](auto& body) { (*body.mutable_fragments(0)->mutable_data()->mutable_inline_data())[0] = 'x'; }), Contains("not those of content id"));
-  CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->set_content_id("../../etc/passwd"); }), Contains("b2-"));
+  CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->mutable_inline_data()->pop_back(); }),
+             Contains("31 bytes came of 32"));
+  CHECK_THAT(why([](auto& body) { (*body.mutable_fragments(0)->mutable_data()->mutable_inline_data())[0] = 'x'; }),
+             Contains("not those of content id"));
+  CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->set_content_id("../../etc/passwd"); }),
+             Contains("b2-"));
 }
 
 TEST_CASE("only finite metrics that the spec names are kept") {
