@@ -136,6 +136,8 @@ Result<void> DaemonLoop::begin() {
     });
     if (!wanted) SKERRY_TRY(remove_file(join_path(home_.outbox(), entry.name)));
   }
+  for (const auto& update : machine.outbox)
+    if (!update.uploads.empty()) with_payloads_.insert(update.task.task_id());
   machine_ = std::make_unique<ClientMachine>(std::move(machine));
 
   sigset_t signals;

@@ -140,6 +140,7 @@ class DaemonLoop final : public Daemon {
   std::unordered_map<std::string, std::shared_ptr<RunArea>> runs_;  // shared with workers
   std::unordered_map<std::string, std::shared_ptr<std::atomic<bool>>> cancelled_;  // by task; shared with workers
   std::unordered_set<std::string> unsent_;  // updates whose row is in the ledger and that did not leave yet
+  std::unordered_set<std::string> with_payloads_;  // updates of the outbox that have files there
   std::vector<std::string> forgotten_;
   std::string known_incarnation_;
   bool known_paused_ = false;

@@ -233,6 +233,7 @@ void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double
   if (auto done = write(); !done.ok()) return fail_for_good(done.error());
   forgotten_.clear();
   unsent_.insert(task.task_id());
+  if (!update->uploads.empty()) with_payloads_.insert(task.task_id());
   feed(OutboxStored{*std::move(update)});
   if (policy_.rounds_a_day > 0 && task.kind() == v1::TASK_TRAIN) loop_->post([this] { watch_availability(); });
 }
@@ -279,6 +280,7 @@ void DaemonLoop::forget_now() {
 }
 
 void DaemonLoop::remove_payloads(const std::string& task_id) {
+  if (with_payloads_.erase(task_id) == 0) return;
   const auto names = list_directory(home_.outbox());
   if (!names.ok()) return;
   for (const auto& entry : *names)

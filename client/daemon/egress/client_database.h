@@ -71,8 +71,6 @@ class ClientDatabase {
 
   /// Ledger rows of kind "update" since a Unix time.
   Result<std::uint64_t> updates_since(std::int64_t unix_ms);
-  /// The time of the first of those, 0 where there is none.
-  Result<std::int64_t> first_update_since(std::int64_t unix_ms);
   /// Rows in order, of one run where `run` is not empty; stops where `visit` returns false.
   Result<void> visit_ledger(std::string_view run, const std::function<bool(const EgressRow&)>& visit);
   /// Walks the whole chain.

@@ -155,14 +155,9 @@ Result<void> FragmentCache::write_inline(const v1::FragmentVersion& wanted, cons
   if (data.size() != wanted.whole().size() || content_id(data) != wanted.whole().content_id())
     return invalid_argument("the bytes of fragment " + wanted.fragment() + " version " + std::to_string(wanted.version()) +
                             " are not those that its content id names");
-  // Written whole under another name: a reader never sees half a file.
-  const std::string temporary = path + ".new";
-  {
-    SKERRY_ASSIGN(File file, File::open(temporary, OpenMode::kCreateOrEmpty));
-    SKERRY_TRY(file.pwrite(as_bytes_of(data), 0));
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return file_error(errno, "rename", temporary);
-  return {};
+  // Half a file after a crash is found out by its name.
+  SKERRY_ASSIGN(File file, File::open(path, OpenMode::kCreateOrEmpty));
+  return file.pwrite(as_bytes_of(data), 0);
 }
 
 Result<bool> FragmentCache::apply_step(const v1::FragmentVersion& wanted, const Download& download, const std::string& path) const {
