@@ -20,7 +20,6 @@ namespace skerry::bench {
 namespace {
 
 constexpr std::uint64_t kEndingMs = 10'000;  // for the last members to be told that a run is over
-constexpr std::uint64_t kFarewellMs = 200;   // for farewells to leave
 constexpr std::uint64_t kLookMs = 20;
 constexpr std::uint64_t kMaxSpecBytes = 1u << 20;
 
@@ -40,7 +39,7 @@ class Fleet {
     SKERRY_TRY(make_directories(join_path(options_.home, "cargo")));
     SKERRY_ASSIGN(std::vector<Profile> profiles, enrol());
     shared_.emplace(FleetShared{*loop_, workers_, updates_, log_, join_path(options_.home, "cargo"), options_.train_ms,
-                                [this] { greeted(); }, {}});
+                                [this] { greeted(); }, 0, {}});
     for (std::size_t i = 0; i < profiles.size(); ++i) {
       SKERRY_ASSIGN(auto member, Member::create(*shared_, std::move(profiles[i]), static_cast<std::uint32_t>(i)));
       members_.push_back(std::move(member));
@@ -135,7 +134,13 @@ class Fleet {
     over_at_ms_ = client::EventLoop::now_ms();
     if (watch_) watch_->stop();
     for (std::size_t i = 0; i < started_; ++i) members_[i]->stop();
-    loop_->after(kFarewellMs, [this] { loop_->stop(); });
+    wait_for_streams();
+  }
+
+  // Streams that have not ended would still speak to the loop: it lasts until they have.
+  void wait_for_streams() {
+    if (shared_->streams == 0) return loop_->stop();
+    loop_->after(kLookMs, [this] { wait_for_streams(); });
   }
 
   std::uint64_t runs_wanted() const { return options_.runs > 0 ? options_.runs : options_.submit.empty() ? 0 : 1; }

@@ -83,16 +83,19 @@ void Member::carry_out(client::ConnectAfter& command) {
 
 void Member::dial() {
   const std::uint64_t serial = ++session_serial_;
-  const auto mine = [this, serial, alive = alive_](auto action) {
-    shared_.loop.post([this, serial, alive, action = std::move(action)]() mutable {
+  const auto mine = [this, serial, alive = alive_, &shared = shared_](auto action) {
+    shared.loop.post([this, serial, alive, action = std::move(action)]() mutable {
       if (*alive && serial == session_serial_) action();
     });
   };
+  ++shared_.streams;
   session_ = client::Session::open(session_options_,
                                    {[this, mine](v1::ToNode message) {
                                       mine([this, message = std::move(message)]() mutable { received(std::move(message)); });
                                     },
-                                    [this, mine](Error error) {
+                                    [this, mine, &shared = shared_](Error error, client::SessionRemains remains) {
+                                      // The remains go on the loop's thread, which the fleet keeps until the last stream ended.
+                                      shared.loop.post([remains = std::move(remains), &shared] { --shared.streams; });
                                       mine([this, error = std::move(error)] {
                                         session_.reset();
                                         if (std::exchange(connected_, false)) shared_.log.disconnected(profile_.name, error);

@@ -40,6 +40,7 @@ struct FleetShared {
   std::string directory;       ///< for cargo on its way
   std::uint64_t train_ms = 0;  ///< how long a task pretends to train
   std::function<void()> greeted;  ///< a member's first session stands
+  std::uint64_t streams = 0;      ///< opened and not yet ended
   std::map<std::string, std::shared_ptr<const KnownRun>> runs;  // by spec hash; shared with the jobs of workers
 };
 

@@ -46,6 +46,22 @@ Result<void> check(const HttpResponse& response) {
   return failed_precondition("the coordinator answered " + std::to_string(response.status) + " (was it started with --measure?): " + response.body);
 }
 
+Result<double> rate_of_writing(const std::string& directory, std::uint64_t bytes, bool durable) {
+  const std::string path = join_path(directory, "write-rate");
+  const auto piece = random_bytes(kPiece);
+  const auto start = std::chrono::steady_clock::now();
+  {
+    SKERRY_ASSIGN(File file, File::open(path, OpenMode::kCreateOrEmpty));
+    for (std::uint64_t at = 0; at < bytes; at += kPiece)
+      SKERRY_TRY(file.pwrite(std::span(piece).first(static_cast<std::size_t>(std::min(kPiece, bytes - at))), at));
+    if (durable) SKERRY_TRY(file.fsync());
+  }
+  if (durable) SKERRY_TRY(fsync_directory(directory));
+  const double seconds = seconds_since(start);
+  SKERRY_TRY(remove_file(path));
+  return static_cast<double>(bytes) / seconds;
+}
+
 }  // namespace
 
 double hash_rate(std::uint64_t bytes, unsigned threads) {
@@ -56,20 +72,8 @@ double hash_rate(std::uint64_t bytes, unsigned threads) {
   return static_cast<double>(done) / seconds_since(start);
 }
 
-Result<double> write_rate(const std::string& directory, std::uint64_t bytes) {
-  const std::string path = join_path(directory, "write-rate");
-  const auto piece = random_bytes(kPiece);
-  const auto start = std::chrono::steady_clock::now();
-  {
-    SKERRY_ASSIGN(File file, File::open(path, OpenMode::kCreateOrEmpty));
-    for (std::uint64_t at = 0; at < bytes; at += kPiece) SKERRY_TRY(file.pwrite(std::span(piece).first(static_cast<std::size_t>(std::min(kPiece, bytes - at))), at));
-    SKERRY_TRY(file.fsync());
-  }
-  SKERRY_TRY(fsync_directory(directory));
-  const double seconds = seconds_since(start);
-  SKERRY_TRY(remove_file(path));
-  return static_cast<double>(bytes) / seconds;
-}
+Result<double> write_rate(const std::string& directory, std::uint64_t bytes) { return rate_of_writing(directory, bytes, true); }
+Result<double> cached_write_rate(const std::string& directory, std::uint64_t bytes) { return rate_of_writing(directory, bytes, false); }
 
 Result<double> commit_rate(const std::string& directory, unsigned commits, std::size_t commit_bytes) {
   const std::string path = join_path(directory, "commit-rate");

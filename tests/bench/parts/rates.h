@@ -14,6 +14,8 @@ double hash_rate(std::uint64_t bytes, unsigned threads);
 
 /// Writing a new file in `directory` in order and making it durable.
 Result<double> write_rate(const std::string& directory, std::uint64_t bytes);
+/// The same without making it durable: into the page cache.
+Result<double> cached_write_rate(const std::string& directory, std::uint64_t bytes);
 
 /// Small durable commits a second: append to a log of `directory` and fdatasync.
 Result<double> commit_rate(const std::string& directory, unsigned commits, std::size_t commit_bytes);
