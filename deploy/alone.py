@@ -25,8 +25,9 @@ class Trainer:
         work = os.path.join(state, "work")
         os.makedirs(work)
         splits = {"train": {"from": 0.0, "to": 1.0 - holdout}, "holdout": {"from": 1.0 - holdout, "to": 1.0}}
+        model = {name: value for name, value in spec["model"].items() if name != "initial"}  # the coordinator's alone
         self.say({"type": "open", "run": "alone", "work_dir": work, "state_dir": state, "threads": threads, "seed": spec["seed"],
-                  "model": spec["model"], "training": spec["training"],
+                  "model": model, "training": spec["training"],
                   "data": {"kind": "text", "schema": {"encoding": "bytes"}, "path": os.path.abspath(data), "splits": splits}})
         self.answer("opened")
 
