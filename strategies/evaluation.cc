@@ -7,7 +7,8 @@ namespace skerry::strategies {
 
 Evaluation on_holdouts(std::uint64_t every) { return {.every = every}; }
 
-std::map<std::string, double> merge_metrics(const std::vector<Measured>& reports, const std::vector<std::string>& allowed) {
+std::map<std::string, double> merge_metrics(const std::vector<Measured>& reports,
+                                            const std::vector<std::string>& allowed) {
   std::map<std::string, double> sums;
   std::map<std::string, double> weights;
   for (const auto& report : reports) {

@@ -25,10 +25,11 @@ struct Measured {
   const std::map<std::string, double>* metrics = nullptr;
 };
 
-/// Means over all examples, for each metric over those that report it, added up in the order given. Metrics that are not
-/// finite or that `allowed` does not name are left out. `perplexity` is the exponential of the mean of its logarithm, as
-/// the pooled text would give it.
-std::map<std::string, double> merge_metrics(const std::vector<Measured>& reports, const std::vector<std::string>& allowed);
+/// Means over all examples, for each metric over those that report it, added up in the order given. Metrics that are
+/// not finite or that `allowed` does not name are left out. `perplexity` is the exponential of the mean of its
+/// logarithm, as the pooled text would give it.
+std::map<std::string, double> merge_metrics(const std::vector<Measured>& reports,
+                                            const std::vector<std::string>& allowed);
 
 /// Whether the metrics reach the spec's target; false where there is none.
 bool target_reached(const StopSpec& spec, const std::map<std::string, double>& metrics);

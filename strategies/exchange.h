@@ -29,8 +29,8 @@ struct WholeModel {
 /// The whole model in every exchange.
 Exchange whole_model(WholeModel options);
 
-/// Lanes: the sets of fragments that are exchanged together, each with exchanges of its own. `whole` has one lane of all
-/// `fragments`; `staggered` has one for each, taken in turn.
+/// Lanes: the sets of fragments that are exchanged together, each with exchanges of its own. `whole` has one lane of
+/// all `fragments`; `staggered` has one for each, taken in turn.
 std::vector<std::vector<std::uint32_t>> lanes(const ExchangeSpec& spec, std::uint32_t fragments);
 
 }  // namespace skerry::strategies

@@ -32,7 +32,8 @@ Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness) {
 
 std::size_t cohort_target(const ParticipationSpec& spec, std::size_t ready) {
   const double share = std::ceil(spec.cohort_fraction * static_cast<double>(ready) - 1e-9);
-  const std::size_t wanted = spec.cohort_size > 0 ? static_cast<std::size_t>(spec.cohort_size) : static_cast<std::size_t>(share);
+  const std::size_t wanted =
+      spec.cohort_size > 0 ? static_cast<std::size_t>(spec.cohort_size) : static_cast<std::size_t>(share);
   return std::min(ready, std::max(wanted, static_cast<std::size_t>(spec.quorum)));
 }
 

@@ -9,7 +9,8 @@
 
 namespace skerry::strategies {
 
-// Federated averaging: the new model is the mean of what came back (McMahan et al., arXiv 1602.05629, algorithm 1, E = 5).
+// Federated averaging: the new model is the mean of what came back (McMahan et al., arXiv 1602.05629, algorithm 1, E =
+// 5).
 Preset fedavg() {
   return {.name = "fedavg",
           .meaning = "federated averaging (arXiv 1602.05629)",
@@ -43,8 +44,8 @@ Preset fedadam() {
           .evaluation = on_holdouts()};
 }
 
-// DiLoCo: H inner steps on every island, then one outer Nesterov step (arXiv 2311.08105, algorithm 1; weights by examples
-// as §6.1 advises for shards that differ).
+// DiLoCo: H inner steps on every island, then one outer Nesterov step (arXiv 2311.08105, algorithm 1; weights by
+// examples as §6.1 advises for shards that differ).
 Preset diloco() {
   return {.name = "diloco",
           .meaning = "H inner steps on every island, then one outer Nesterov step (arXiv 2311.08105)",
@@ -101,9 +102,10 @@ Field as_field(const ParameterInfo& info, const std::string& section, const std:
   Field field;
   field.path = section + "." + info.name;
   field.fallback = field_value(info.fallback);
-  field.type = std::holds_alternative<bool>(info.fallback)     ? Field::Type::kBoolean
-               : std::holds_alternative<double>(info.fallback) ? (info.whole ? Field::Type::kWhole : Field::Type::kNumber)
-                                                               : Field::Type::kText;
+  field.type = std::holds_alternative<bool>(info.fallback) ? Field::Type::kBoolean
+               : std::holds_alternative<double>(info.fallback)
+                   ? (info.whole ? Field::Type::kWhole : Field::Type::kNumber)
+                   : Field::Type::kText;
   field.minimum = info.minimum;
   field.maximum = info.maximum;
   field.above_minimum = info.above_minimum;
@@ -148,23 +150,27 @@ Surroundings surroundings(const RunSpec& spec) {
   Surroundings out;
   out.all_clients = !asynchronous && participation.grace_s < 0 && participation.deadline_s == 0;
   out.fewest_updates = static_cast<std::size_t>(asynchronous ? participation.buffer : participation.quorum);
-  if (!asynchronous && participation.cohort_size > 0) out.most_updates = static_cast<std::size_t>(participation.cohort_size);
+  if (!asynchronous && participation.cohort_size > 0)
+    out.most_updates = static_cast<std::size_t>(participation.cohort_size);
   return out;
 }
 
 Result<void> check_needs(const Rule& rule, const Surroundings& offered) {
   const std::string who = "aggregation.rule " + rule.name;
   if (rule.needs.individual_updates && !offered.individual_updates)
-    return invalid_argument(who + " must see single updates, but the exchange sums them secretly: choose weighted_mean or an "
-                                  "exchange without secure sums");
+    return invalid_argument(who +
+                            " must see single updates, but the exchange sums them secretly: choose weighted_mean or an "
+                            "exchange without secure sums");
   if (!rule.needs.linear && offered.only_sums)
     return invalid_argument(who + " is not linear, but only weighted sums of updates are known: choose weighted_mean");
   if (rule.needs.all_clients && !offered.all_clients)
-    return invalid_argument(who + " needs every invited node, but this run commits without some: set participation.mode to "
-                                  "synchronous, grace_s to -1 and deadline_s to 0");
+    return invalid_argument(who +
+                            " needs every invited node, but this run commits without some: set participation.mode to "
+                            "synchronous, grace_s to -1 and deadline_s to 0");
   if (rule.needs.minimum_updates > offered.fewest_updates)
     return invalid_argument(who + " needs at least " + std::to_string(rule.needs.minimum_updates) +
-                            " updates, but an exchange may be committed with " + std::to_string(offered.fewest_updates) +
+                            " updates, but an exchange may be committed with " +
+                            std::to_string(offered.fewest_updates) +
                             ": raise participation.quorum (asynchronous: participation.buffer)");
   if (rule.needs.maximum_updates < offered.fewest_updates)
     return invalid_argument(who + " takes at most " + std::to_string(rule.needs.maximum_updates) +

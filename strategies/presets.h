@@ -34,7 +34,8 @@ Preset diloco();
 /// All of them, by name.
 std::span<const Preset> presets();
 
-/// What parse_run_spec needs to know of this library: presets, aggregation rules and outer optimizers with their parameters.
+/// What parse_run_spec needs to know of this library: presets, aggregation rules and outer optimizers with their
+/// parameters.
 const SpecCatalogue& spec_catalogue();
 
 /// The parts of a run spec, ready for make_rule and make_outer_optimizer.
@@ -52,15 +53,15 @@ struct Surroundings {
 
 Surroundings surroundings(const RunSpec& spec);
 
-/// Refuses what cannot work, with the reason: INVALID_ARGUMENT, for example "aggregation.rule median must see single updates,
-/// but the exchange sums them secretly: choose weighted_mean or an exchange without secure sums".
+/// Refuses what cannot work, with the reason: INVALID_ARGUMENT, for example "aggregation.rule median must see single
+/// updates, but the exchange sums them secretly: choose weighted_mean or an exchange without secure sums".
 Result<void> check_needs(const Rule& rule, const Surroundings& offered);
 
 /// check_needs for a run spec, after its parts were resolved. Errors as `resolve` and check_needs say.
 Result<void> check_combination(const RunSpec& spec);
 
-/// What an update with these numbers weighs under the spec's aggregation, before its factor: examples, tokens, steps or 1. A
-/// rule without weights counts every update 1.
+/// What an update with these numbers weighs under the spec's aggregation, before its factor: examples, tokens, steps
+/// or 1. A rule without weights counts every update 1.
 double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps);
 
 }  // namespace skerry::strategies

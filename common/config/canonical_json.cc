@@ -46,13 +46,27 @@ void write_text(std::string_view text, std::string& out) {
   out.push_back('"');
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\b': out += "\\b"; break;
-      case '\t': out += "\\t"; break;
-      case '\n': out += "\\n"; break;
-      case '\f': out += "\\f"; break;
-      case '\r': out += "\\r"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += "\\u00";
@@ -69,15 +83,22 @@ void write_text(std::string_view text, std::string& out) {
 Result<void> write(const nlohmann::json& value, int depth, std::string& out) {
   if (depth > kMaxDepth) return invalid_argument("canonical JSON: nested deeper than 64 levels");
   switch (value.type()) {
-    case nlohmann::json::value_t::null: out += "null"; return {};
-    case nlohmann::json::value_t::boolean: out += value.get<bool>() ? "true" : "false"; return {};
+    case nlohmann::json::value_t::null:
+      out += "null";
+      return {};
+    case nlohmann::json::value_t::boolean:
+      out += value.get<bool>() ? "true" : "false";
+      return {};
     case nlohmann::json::value_t::number_integer:
     case nlohmann::json::value_t::number_unsigned: {
       const auto number = value.get<double>();
       // Beyond 2^53 only what a double holds exactly: another reader would round anything else.
-      const bool exact = value.is_number_unsigned() ? number < 0x1p64 && static_cast<std::uint64_t>(number) == value.get<std::uint64_t>()
-                                                    : number < 0x1p63 && static_cast<std::int64_t>(number) == value.get<std::int64_t>();
-      if (!exact) return invalid_argument("canonical JSON: the integer " + value.dump() + " has no exact double; write it as text");
+      const bool exact = value.is_number_unsigned()
+                             ? number < 0x1p64 && static_cast<std::uint64_t>(number) == value.get<std::uint64_t>()
+                             : number < 0x1p63 && static_cast<std::int64_t>(number) == value.get<std::int64_t>();
+      if (!exact)
+        return invalid_argument("canonical JSON: the integer " + value.dump() +
+                                " has no exact double; write it as text");
       out += canonical_number(number);
       return {};
     }
@@ -108,7 +129,8 @@ Result<void> write(const nlohmann::json& value, int depth, std::string& out) {
       std::vector<std::pair<std::u16string, nlohmann::json::const_iterator>> members;
       for (auto it = value.begin(); it != value.end(); ++it) {
         members.emplace_back(std::u16string(), it);
-        if (!to_utf16(it.key(), members.back().first)) return invalid_argument("canonical JSON: a member's name is not UTF-8");
+        if (!to_utf16(it.key(), members.back().first))
+          return invalid_argument("canonical JSON: a member's name is not UTF-8");
       }
       std::sort(members.begin(), members.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
       out.push_back('{');
@@ -122,7 +144,8 @@ Result<void> write(const nlohmann::json& value, int depth, std::string& out) {
       out.push_back('}');
       return {};
     }
-    default: return invalid_argument("canonical JSON: binary values have no form");
+    default:
+      return invalid_argument("canonical JSON: binary values have no form");
   }
 }
 

@@ -12,9 +12,11 @@ namespace skerry {
 /// A number as ECMAScript prints it: the shortest digits that read back the same. `value` must be finite.
 std::string canonical_number(double value);
 
-/// The RFC 8785 form: members sorted by UTF-16 code units, no white space, numbers as canonical_number, shortest escapes.
+/// The RFC 8785 form: members sorted by UTF-16 code units, no white space, numbers as canonical_number, shortest
+/// escapes.
 ///
-/// INVALID_ARGUMENT for a NaN or infinity, an integer beyond ±(2^53 − 1), text that is not UTF-8, or nesting deeper than 64.
+/// INVALID_ARGUMENT for a NaN or infinity, an integer beyond ±(2^53 − 1), text that is not UTF-8, or nesting deeper
+/// than 64.
 Result<std::string> canonical_json(const nlohmann::json& document);
 
 }  // namespace skerry

@@ -78,13 +78,15 @@ std::vector<Field> make_fields() {
       absent(text("strategy", none, {}, "the preset that fills what the file leaves out"), "`fedavg`"),
       whole("seed", 1.0, 0, kLargestSeed, "every random draw of the run follows from it"),
 
-      text("model.initial", words(""), {}, "content id of an uploaded model to start from; empty: the architecture's initialisers"),
+      text("model.initial", words(""), {},
+           "content id of an uploaded model to start from; empty: the architecture's initialisers"),
 
       absent(text("data.kind", none, {"text", "idx", "csv"}, "kind of data set"), "required"),
       text("data.train_split", words("train"), {}, "split that is trained on"),
       whole("data.minimum_examples", 1.0, 1, kLargestSeed, "a holder with fewer examples to train on takes no part"),
 
-      absent(whole("training.steps", none, 0, 1e9, "inner steps a task; 0: `epochs` counts"), "0 where `epochs` is given"),
+      absent(whole("training.steps", none, 0, 1e9, "inner steps a task; 0: `epochs` counts"),
+             "0 where `epochs` is given"),
       absent(number("training.epochs", none, 0, 1e6, "passes over the training split a task; 0: `steps` counts"),
              "0 where `steps` is given"),
       text("training.optimizer", words("adamw"), {"sgd", "adam", "adamw"}, "inner optimizer"),
@@ -110,10 +112,13 @@ std::vector<Field> make_fields() {
       text("participation.mode", words("synchronous"), {"synchronous", "asynchronous"},
            "rounds that all nodes share, or every node on its own clock"),
       whole("participation.quorum", 1.0, 1, 1e6, "synchronous: fewest updates an exchange is committed with"),
-      absent(whole("participation.start_nodes", none, 1, 1e6, "nodes that must be ready before the first exchange opens"),
-             "the quorum; asynchronous: 1"),
-      whole("participation.cohort_size", 0.0, 0, 1e6, "synchronous: nodes drawn for each exchange; 0: `cohort_fraction`"),
-      above(number("participation.cohort_fraction", 1.0, 0, 1, "synchronous: share of the ready nodes drawn for each exchange")),
+      absent(
+          whole("participation.start_nodes", none, 1, 1e6, "nodes that must be ready before the first exchange opens"),
+          "the quorum; asynchronous: 1"),
+      whole("participation.cohort_size", 0.0, 0, 1e6,
+            "synchronous: nodes drawn for each exchange; 0: `cohort_fraction`"),
+      above(number("participation.cohort_fraction", 1.0, 0, 1,
+                   "synchronous: share of the ready nodes drawn for each exchange")),
       number("participation.deadline_s", 3600.0, 0, kOneWeek,
              "seconds for an exchange (asynchronous: for a task); below the quorum it begins again; 0: none"),
       number("participation.grace_s", -1.0, -1, kOneWeek,
@@ -133,7 +138,8 @@ std::vector<Field> make_fields() {
       text("exchange.down", words("f32"), encodings(), "encoding of outer steps"),
       text("exchange.late", words("discard"), {"discard"}, "what becomes of an update that comes after its exchange"),
 
-      whole("evaluation.every", 1.0, 0, 1e9, "rounds between evaluations; the last version is always evaluated; 0: never"),
+      whole("evaluation.every", 1.0, 0, 1e9,
+            "rounds between evaluations; the last version is always evaluated; 0: never"),
       text("evaluation.split", words("holdout"), {}, "split that is evaluated"),
       whole("evaluation.minimum", 1.0, 1, 1e6, "fewest reports that make a result"),
       above(number("evaluation.deadline_s", 600.0, 0, kOneWeek, "seconds until an evaluation closes with what is in")),
@@ -167,15 +173,21 @@ std::string allowed(const Field& field) {
     return out;
   }
   switch (field.type) {
-    case Type::kBoolean: return "`true`, `false`";
-    case Type::kText: return "text";
-    case Type::kTexts: return "list of texts";
-    default: break;
+    case Type::kBoolean:
+      return "`true`, `false`";
+    case Type::kText:
+      return "text";
+    case Type::kTexts:
+      return "list of texts";
+    default:
+      break;
   }
   constexpr double kNoLimit = std::numeric_limits<double>::max();
   std::string out = field.type == Type::kWhole ? "whole number" : "number";
-  if (field.minimum > -kNoLimit) out += std::string(field.above_minimum ? " > " : " ≥ ") + canonical_number(field.minimum);
-  if (field.maximum < kNoLimit) out += std::string(field.below_maximum ? ", < " : ", ≤ ") + canonical_number(field.maximum);
+  if (field.minimum > -kNoLimit)
+    out += std::string(field.above_minimum ? " > " : " ≥ ") + canonical_number(field.minimum);
+  if (field.maximum < kNoLimit)
+    out += std::string(field.below_maximum ? ", < " : ", ≤ ") + canonical_number(field.maximum);
   return out;
 }
 
@@ -183,8 +195,8 @@ std::string row(const Field& field, const std::string& owner) {
   const auto dot = field.path.find('.');
   const std::string name = dot == std::string::npos ? field.path : field.path.substr(dot + 1);
   const std::string fallback = field.absent.empty() ? shown(field.fallback) : field.absent;
-  return "| `" + name + "` | " + (owner.empty() ? "" : "`" + owner + "`: ") + field.meaning + " | " + allowed(field) + " | " +
-         fallback + " |\n";
+  return "| `" + name + "` | " + (owner.empty() ? "" : "`" + owner + "`: ") + field.meaning + " | " + allowed(field) +
+         " | " + fallback + " |\n";
 }
 
 std::string heading(const std::string& section) {

@@ -20,15 +20,15 @@ struct Field {
 
   std::string path;
   Type type = Type::kText;
-  FieldValue fallback = {};       ///< monostate: `absent` says what happens
-  std::string absent = {};        ///< "required", or how the default follows from other fields; for the reference
-  double minimum = 0;             ///< numbers: from here …
+  FieldValue fallback = {};  ///< monostate: `absent` says what happens
+  std::string absent = {};   ///< "required", or how the default follows from other fields; for the reference
+  double minimum = 0;        ///< numbers: from here …
   double maximum = std::numeric_limits<double>::max();  ///< … to here (max(): no upper bound),
-  bool above_minimum = false;     ///< … without the minimum itself,
-  bool below_maximum = false;     ///< … without the maximum itself
-  std::vector<std::string> choices = {};  ///< texts: the values allowed; empty: any
-  std::string meaning = {};       ///< one line
-  std::string when = {};          ///< a part's parameter: the part it belongs to; empty: always there
+  bool above_minimum = false;                           ///< … without the minimum itself,
+  bool below_maximum = false;                           ///< … without the maximum itself
+  std::vector<std::string> choices = {};                ///< texts: the values allowed; empty: any
+  std::string meaning = {};                             ///< one line
+  std::string when = {};  ///< a part's parameter: the part it belongs to; empty: always there
 };
 
 /// What lies above this library: the presets and the parts of strategies.
@@ -41,9 +41,9 @@ struct SpecCatalogue {
   };
   /// The parts of one section. `section` + "." + `selector` is the field that names the part.
   struct Parts {
-    std::string section;     ///< "outer", "aggregation"
-    std::string selector;    ///< "optimizer", "rule"
-    std::string fallback;    ///< the part where nothing names one
+    std::string section;   ///< "outer", "aggregation"
+    std::string selector;  ///< "optimizer", "rule"
+    std::string fallback;  ///< the part where nothing names one
     std::vector<std::string> names;
     std::vector<Field> parameters;  ///< `when` names the part; the same path may stand for several parts
   };
@@ -52,8 +52,8 @@ struct SpecCatalogue {
   std::string fallback_preset;  ///< where the file names no strategy
 };
 
-/// The fields that every run spec has, in the order of the reference. The sections `model` and `data.schema` are not in it:
-/// they are open tables with their own documents.
+/// The fields that every run spec has, in the order of the reference. The sections `model` and `data.schema` are not in
+/// it: they are open tables with their own documents.
 std::span<const Field> run_spec_fields();
 
 /// The reference tables in Markdown, one a section, as docs/run-spec.md holds them between its markers.

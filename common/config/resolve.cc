@@ -129,8 +129,8 @@ Result<void> resolve_part(const Sources& sources, const SpecCatalogue::Parts& pa
   }
   for (const auto& [path, given] : sources.file().fields) {
     if (path.rfind(parts.section + ".", 0) != 0 || known.count(path) != 0) continue;
-    return invalid_argument("run spec line " + std::to_string(given.line) + ": " + path + " is not a parameter of " + name +
-                            " (it has " + (names.empty() ? "none" : listed(names)) + ")" +
+    return invalid_argument("run spec line " + std::to_string(given.line) + ": " + path + " is not a parameter of " +
+                            name + " (it has " + (names.empty() ? "none" : listed(names)) + ")" +
                             suggestion(path.substr(parts.section.size() + 1), names));
   }
   return {};
@@ -186,7 +186,8 @@ Result<void> check_schema(const json& data) {
   if (kind == "text") {
     members = {"encoding"};
     if (schema.value("encoding", json()) != "bytes")
-      return invalid_argument("data.schema.encoding is " + shown(schema.value("encoding", json())) + ", must be \"bytes\"");
+      return invalid_argument("data.schema.encoding is " + shown(schema.value("encoding", json())) +
+                              ", must be \"bytes\"");
   } else {
     members = kind == "idx" ? std::vector<std::string>{"shape", "classes"}
                             : std::vector<std::string>{"features", "label", "classes"};
@@ -208,12 +209,14 @@ Result<void> check_schema(const json& data) {
   }
   for (const auto& member : schema.items())
     if (std::find(members.begin(), members.end(), member.key()) == members.end())
-      return invalid_argument("data.schema." + member.key() + " is not known for kind " + kind + suggestion(member.key(), members));
+      return invalid_argument("data.schema." + member.key() + " is not known for kind " + kind +
+                              suggestion(member.key(), members));
   return {};
 }
 
 bool is_content_id(const std::string& text) {
-  return text.size() == 67 && text.rfind("b2-", 0) == 0 && text.find_first_not_of("0123456789abcdef", 3) == std::string::npos;
+  return text.size() == 67 && text.rfind("b2-", 0) == 0 &&
+         text.find_first_not_of("0123456789abcdef", 3) == std::string::npos;
 }
 
 /// The resolved model section under the spec's own names for fragments.
@@ -225,7 +228,8 @@ Result<json> resolved_model(const json& document) {
   Error error = std::move(resolved).error();
   for (const auto& [theirs, ours] : {std::pair<std::string, std::string>{"model.fragment_pattern", "exchange.pattern"},
                                      {"model.fragments", "exchange.fragments"}})
-    if (const auto at = error.message.find(theirs); at != std::string::npos) error.message.replace(at, theirs.size(), ours);
+    if (const auto at = error.message.find(theirs); at != std::string::npos)
+      error.message.replace(at, theirs.size(), ours);
   return error;
 }
 
@@ -287,7 +291,8 @@ Result<json> checked(const Field& field, const json& value) {
       return value;
     }
     case Type::kWhole:
-    case Type::kNumber: break;
+    case Type::kNumber:
+      break;
   }
   constexpr double kNoLimit = std::numeric_limits<double>::max();
   std::string range;
@@ -300,7 +305,8 @@ Result<json> checked(const Field& field, const json& value) {
   const std::string must = (field.type == Type::kWhole ? "a whole number" : "a number") + range;
   if (!value.is_number()) return wrong(must);
   const double number = value.get<double>();
-  const bool inside = std::isfinite(number) && (field.above_minimum ? number > field.minimum : number >= field.minimum) &&
+  const bool inside = std::isfinite(number) &&
+                      (field.above_minimum ? number > field.minimum : number >= field.minimum) &&
                       (field.below_maximum ? number < field.maximum : number <= field.maximum);
   if (!inside) return wrong(field.type == Type::kNumber && field.maximum < kNoLimit ? range.substr(1) : must);
   if (field.type == Type::kNumber) return json(number);
@@ -315,39 +321,48 @@ Result<void> check_document(const json& document) {
   const auto number = [](const json& section, const char* name) { return section.at(name).get<double>(); };
 
   const std::string name = document.at("name").get<std::string>();
-  if (name.empty() || name.size() > 100) return invalid_argument("name is " + shown(name) + ", must have 1 to 100 characters");
+  if (name.empty() || name.size() > 100)
+    return invalid_argument("name is " + shown(name) + ", must have 1 to 100 characters");
   for (const char c : name)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) return invalid_argument("name is " + shown(name) + ", must be printable");
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
+      return invalid_argument("name is " + shown(name) + ", must be printable");
   if ((number(training, "steps") > 0) == (number(training, "epochs") > 0))
     return invalid_argument("training.steps is " + shown(training.at("steps")) + " and training.epochs is " +
                             shown(training.at("epochs")) + ", exactly one of them must be above 0");
   if (training.at("schedule") != "constant" && number(training, "schedule_steps") <= number(training, "warmup_steps"))
     return invalid_argument("training.schedule_steps is " + shown(training.at("schedule_steps")) +
-                            ", must be above training.warmup_steps (" + shown(training.at("warmup_steps")) + ") for schedule " +
-                            training.at("schedule").get<std::string>());
-  if (number(participation, "start_nodes") < number(participation, "quorum") && participation.at("mode") == "synchronous")
+                            ", must be above training.warmup_steps (" + shown(training.at("warmup_steps")) +
+                            ") for schedule " + training.at("schedule").get<std::string>());
+  if (number(participation, "start_nodes") < number(participation, "quorum") &&
+      participation.at("mode") == "synchronous")
     return invalid_argument("participation.start_nodes is " + shown(participation.at("start_nodes")) +
                             ", must be at least participation.quorum (" + shown(participation.at("quorum")) + ")");
   if (const double size = number(participation, "cohort_size"); size > 0 && size < number(participation, "quorum"))
     return invalid_argument("participation.cohort_size is " + shown(participation.at("cohort_size")) +
                             ", must be 0 or at least participation.quorum (" + shown(participation.at("quorum")) + ")");
   if (const double grace = number(participation, "grace_s"); grace < 0 && grace != -1)
-    return invalid_argument("participation.grace_s is " + shown(participation.at("grace_s")) + ", must be -1 or at least 0");
+    return invalid_argument("participation.grace_s is " + shown(participation.at("grace_s")) +
+                            ", must be -1 or at least 0");
   if (!stop.at("metric").get<std::string>().empty()) {
     if (number(document.at("evaluation"), "every") == 0)
-      return invalid_argument("stop.metric is " + shown(stop.at("metric")) + ", but evaluation.every is 0: nothing is measured");
+      return invalid_argument("stop.metric is " + shown(stop.at("metric")) +
+                              ", but evaluation.every is 0: nothing is measured");
     const auto& metrics = document.at("limits").at("metrics");
     if (std::find(metrics.begin(), metrics.end(), stop.at("metric")) == metrics.end())
-      return invalid_argument("stop.metric is " + shown(stop.at("metric")) + ", must be one of limits.metrics " + shown(metrics));
+      return invalid_argument("stop.metric is " + shown(stop.at("metric")) + ", must be one of limits.metrics " +
+                              shown(metrics));
   }
-  if (const auto initial = document.at("model").at("initial").get<std::string>(); !initial.empty() && !is_content_id(initial))
-    return invalid_argument("model.initial is " + shown(initial) + ", must be a content id: b2- and 64 hexadecimal digits");
+  if (const auto initial = document.at("model").at("initial").get<std::string>();
+      !initial.empty() && !is_content_id(initial))
+    return invalid_argument("model.initial is " + shown(initial) +
+                            ", must be a content id: b2- and 64 hexadecimal digits");
   SKERRY_TRY(check_schema(document.at("data")));
   SKERRY_ASSIGN(const json model, resolved_model(document));
   const bool reads_text = document.at("data").at("kind") == "text";
   if (reads_text != (model.at("architecture") == "transformer"))
     return invalid_argument("data.kind is " + shown(document.at("data").at("kind")) + ", but model.architecture " +
-                            shown(model.at("architecture")) + (reads_text ? " does not read text" : " reads text only"));
+                            shown(model.at("architecture")) +
+                            (reads_text ? " does not read text" : " reads text only"));
   return {};
 }
 
@@ -378,8 +393,8 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
   document["data"]["schema"] = file.schema;
   if (file.schema.is_null()) {
     if (document["data"]["kind"] != "text")
-      return invalid_argument("run spec: data.schema is missing; describe the " + document["data"]["kind"].get<std::string>() +
-                              " data under [data.schema]");
+      return invalid_argument("run spec: data.schema is missing; describe the " +
+                              document["data"]["kind"].get<std::string>() + " data under [data.schema]");
     document["data"]["schema"] = {{"encoding", "bytes"}};
   }
   SKERRY_TRY(resolve_work(sources, document["training"]));
@@ -387,12 +402,14 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
 
   for (const char* theirs : {"fragments", "fragment_pattern"})
     if (file.model.contains(theirs))
-      return invalid_argument(place(file, std::string("model.") + theirs) + "model." + theirs + " is said under [exchange]: " +
+      return invalid_argument(place(file, std::string("model.") + theirs) + "model." + theirs +
+                              " is said under [exchange]: " +
                               (std::string(theirs) == "fragments" ? "exchange.fragments" : "exchange.pattern"));
   for (const auto& member : file.model.items()) document["model"][member.key()] = member.value();
   document["model"]["fragments"] = document["exchange"]["fragments"];
   if (!document["exchange"].contains("pattern"))
-    document["exchange"]["pattern"] = document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
+    document["exchange"]["pattern"] =
+        document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
   document["model"]["fragment_pattern"] = document["exchange"]["pattern"];
   auto valid = check_document(document);
   if (!valid.ok()) return placed(valid.error(), file);

@@ -17,7 +17,7 @@ struct SpecFile {
     nlohmann::json value;
     unsigned line = 0;
   };
-  std::map<std::string, Given> fields;             ///< by path
+  std::map<std::string, Given> fields;              ///< by path
   nlohmann::json model = nlohmann::json::object();  ///< without `initial`
   nlohmann::json schema;                            ///< null: not given
   std::map<std::string, unsigned> lines;            ///< of members of `model` ("model.layers") and of "data.schema"

@@ -3,8 +3,8 @@
 #include <set>
 #include <utility>
 
-#include <nlohmann/json.hpp>
 #include <toml++/toml.h>
+#include <nlohmann/json.hpp>
 
 #include "common/config/canonical_json.h"
 #include "common/config/resolve.h"
@@ -85,8 +85,8 @@ Result<SpecFile> read_toml(std::string_view text) {
   try {
     root = toml::parse(text);
   } catch (const toml::parse_error& error) {
-    return invalid_argument("run spec line " + std::to_string(error.source().begin.line) + ": not TOML: " +
-                            std::string(error.description()));
+    return invalid_argument("run spec line " + std::to_string(error.source().begin.line) +
+                            ": not TOML: " + std::string(error.description()));
   }
   SpecFile file;
   for (const auto& [key, node] : root) {
@@ -153,8 +153,12 @@ Result<void> check_fields(const json& document) {
 }
 
 Result<RunSpec> typed(const json& document) {
-  const auto text = [&](const char* section, const char* name) { return document.at(section).at(name).get<std::string>(); };
-  const auto number = [&](const char* section, const char* name) { return document.at(section).at(name).get<double>(); };
+  const auto text = [&](const char* section, const char* name) {
+    return document.at(section).at(name).get<std::string>();
+  };
+  const auto number = [&](const char* section, const char* name) {
+    return document.at(section).at(name).get<double>();
+  };
   const auto whole = [&](const char* section, const char* name) {
     return static_cast<std::uint64_t>(document.at(section).at(name).get<double>());
   };
@@ -189,10 +193,13 @@ Result<RunSpec> typed(const json& document) {
   spec.participation.maximum_staleness = whole("participation", "maximum_staleness");
   spec.participation.staleness_exponent = number("participation", "staleness_exponent");
 
-  spec.exchange = {whole("exchange", "fragments"), text("exchange", "pattern"),
-                   text("exchange", "schedule") == "staggered" ? ExchangeSpec::Schedule::kStaggered
-                                                               : ExchangeSpec::Schedule::kWhole,
-                   text("exchange", "up"), text("exchange", "down"), text("exchange", "late")};
+  spec.exchange = {
+      whole("exchange", "fragments"),
+      text("exchange", "pattern"),
+      text("exchange", "schedule") == "staggered" ? ExchangeSpec::Schedule::kStaggered : ExchangeSpec::Schedule::kWhole,
+      text("exchange", "up"),
+      text("exchange", "down"),
+      text("exchange", "late")};
   spec.evaluation = {whole("evaluation", "every"), text("evaluation", "split"), whole("evaluation", "minimum"),
                      number("evaluation", "deadline_s")};
   spec.stop = {whole("stop", "rounds"), text("stop", "metric"),

@@ -115,10 +115,10 @@ struct RunSpec {
 
 /// The run spec in a TOML text.
 ///
-/// `catalogue` holds the presets and the parts' parameters (strategies::spec_catalogue()). Values come from the file, else
-/// from the preset it names, else from the field's default.
-/// INVALID_ARGUMENT with the line, the path, the value and what is allowed:
-/// `run spec line 12: outer.momentum is 1.3, must be in [0, 1)`; an unknown key names the nearest known one.
+/// `catalogue` holds the presets and the parts' parameters (strategies::spec_catalogue()). Values come from the file,
+/// else from the preset it names, else from the field's default. INVALID_ARGUMENT with the line, the path, the value
+/// and what is allowed: `run spec line 12: outer.momentum is 1.3, must be in [0, 1)`; an unknown key names the nearest
+/// known one.
 Result<RunSpec> parse_run_spec(std::string_view toml, const SpecCatalogue& catalogue);
 
 /// The run spec in a resolved document, as a daemon receives it or a store keeps it. The parts' parameters are taken as

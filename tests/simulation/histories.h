@@ -13,7 +13,8 @@
 namespace skerry::simulation {
 
 /// Every history of the seeds first … first + count − 1; with SKERRY_SEED set, that one alone and told on stderr.
-inline std::map<std::string, std::uint64_t> run_histories(std::uint64_t first, std::uint64_t count, const char* program) {
+inline std::map<std::string, std::uint64_t> run_histories(std::uint64_t first, std::uint64_t count,
+                                                          const char* program) {
   std::map<std::string, std::uint64_t> totals;
   const char* chosen = std::getenv("SKERRY_SEED");
   if (chosen != nullptr) {

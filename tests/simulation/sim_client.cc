@@ -55,9 +55,10 @@ void SimClient::later(std::int64_t delay_ms, client::Event event) {
 
 void SimClient::on(const client::ConnectAfter& command) {
   const std::uint64_t attempt = ++attempt_;
-  world_.after(static_cast<std::int64_t>(command.delay_ms) + world_.random.between(1, 30), [this, attempt, life = life_] {
-    if (up() && life == life_ && attempt == attempt_) connect();
-  });
+  world_.after(static_cast<std::int64_t>(command.delay_ms) + world_.random.between(1, 30),
+               [this, attempt, life = life_] {
+                 if (up() && life == life_ && attempt == attempt_) connect();
+               });
 }
 
 void SimClient::connect() {
@@ -161,17 +162,21 @@ void SimClient::on(const client::TrainerRequest& command) {
     }
     for (const auto& fragment : task.write())
       if (bases_.count(fragment) == 0)
-        return hear(1, client::TrainerError{task.run_id(), task.task_id(), not_found("fragment " + fragment + " was never read")});
+        return hear(1, client::TrainerError{task.run_id(), task.task_id(),
+                                            not_found("fragment " + fragment + " was never read")});
   }
   if (world_.faults() && world_.random.chance(world_.shape.trainer_failures)) {
     if (world_.random.chance(0.5)) {
       ++trainer_;
       bases_.clear();
       running_.clear();
-      return later(world_.random.between(1, 2000), client::TrainerExited{task.run_id(), unavailable("the trainer was killed")});
+      return later(world_.random.between(1, 2000),
+                   client::TrainerExited{task.run_id(), unavailable("the trainer was killed")});
     }
     return hear(world_.random.between(1, 2000),
-                client::TrainerError{task.run_id(), task.task_id(), {Code::kFailedPrecondition, "the loss is not finite", world_.random.chance(0.5)}});
+                client::TrainerError{task.run_id(),
+                                     task.task_id(),
+                                     {Code::kFailedPrecondition, "the loss is not finite", world_.random.chance(0.5)}});
   }
   client::TrainerResult result;
   result.steps = task.steps();
@@ -210,7 +215,8 @@ void SimClient::on(const client::StoreUpdate& command) {
     item.set_fragment(fragment);
     item.set_base_version(bases_[fragment]);
     if (!sent_.insert(fragment).second)
-      world_.violation(name_ + " sends a change of " + fragment + " in task " + command.task.task_id() + " that holds an earlier update's again");
+      world_.violation(name_ + " sends a change of " + fragment + " in task " + command.task.task_id() +
+                       " that holds an earlier update's again");
   }
   update.message.set_body(body.SerializeAsString());
   world_.after(world_.random.between(0, 20), [this, life = life_, update = std::move(update)] {
@@ -224,14 +230,16 @@ void SimClient::on(const client::ForgetUpdate& command) {
   outbox_.erase(command.task_id);
   const std::string what = command.state == v1::UPDATE_COUNTED ? "counted" : "discarded";
   const auto [known, fresh] = told_.emplace(command.task_id, what);
-  if (!fresh && known->second != what) world_.violation(name_ + " was told of task " + command.task_id + " first " + known->second + ", then " + what);
+  if (!fresh && known->second != what)
+    world_.violation(name_ + " was told of task " + command.task_id + " first " + known->second + ", then " + what);
 }
 
 void SimClient::on(const client::WakeAt& command) {
   const std::uint64_t wake = ++wake_;
-  world_.after(std::max<std::int64_t>(0, static_cast<std::int64_t>(command.at) - world_.now()), [this, wake, life = life_] {
-    if (up() && life == life_ && wake == wake_) handle(client::Tick{});
-  });
+  world_.after(std::max<std::int64_t>(0, static_cast<std::int64_t>(command.at) - world_.now()),
+               [this, wake, life = life_] {
+                 if (up() && life == life_ && wake == wake_) handle(client::Tick{});
+               });
 }
 
 }  // namespace skerry::simulation

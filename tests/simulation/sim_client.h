@@ -65,12 +65,12 @@ class SimClient {
   std::map<std::string, std::uint64_t> bases_;  ///< per fragment: the version the trainer's Δ is measured from
   std::set<std::string> sent_;                  ///< fragments whose change since their last read was sent
   std::uint64_t life_ = 0;
-  std::uint64_t link_ = 0;      ///< 0: none
+  std::uint64_t link_ = 0;  ///< 0: none
   std::uint64_t attempt_ = 0;
   std::uint64_t wake_ = 0;
-  std::uint64_t trainer_ = 0;   ///< counts trainers, so that an old one's words are not heard
-  std::string running_;         ///< the trainer's task
-  std::int64_t up_clear_ = 0;   ///< messages on a link do not overtake each other
+  std::uint64_t trainer_ = 0;  ///< counts trainers, so that an old one's words are not heard
+  std::string running_;        ///< the trainer's task
+  std::int64_t up_clear_ = 0;  ///< messages on a link do not overtake each other
   std::int64_t down_clear_ = 0;
 };
 

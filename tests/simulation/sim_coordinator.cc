@@ -62,7 +62,8 @@ void SimCoordinator::handle(server::Event event) {
   while (!waiting_.empty()) {
     const server::Event next = std::move(waiting_.front());
     waiting_.erase(waiting_.begin());
-    for (const auto& command : machine_->handle(next, clock())) std::visit([this](const auto& known) { on(known); }, command);
+    for (const auto& command : machine_->handle(next, clock()))
+      std::visit([this](const auto& known) { on(known); }, command);
   }
   handling_ = false;
   if (commit_planned_) return;
@@ -86,8 +87,8 @@ void SimCoordinator::commit() {
   for (const auto& durable : batch.durable) durable();
   for (std::size_t fragment = 0; fragment < before.size(); ++fragment)
     if (before[fragment] + 1 != released_[fragment].size())
-      world_.violation("fragment " + setup_.fragments[fragment] + " is at version " + std::to_string(before[fragment]) + ", released are " +
-                       std::to_string(released_[fragment].size()));
+      world_.violation("fragment " + setup_.fragments[fragment] + " is at version " + std::to_string(before[fragment]) +
+                       ", released are " + std::to_string(released_[fragment].size()));
   // The process may end right after the commit, before a word of it is said.
   if (world_.faults() && world_.shape.coordinator_crashes > 0 && world_.random.chance(0.002)) {
     crash();
@@ -120,7 +121,8 @@ void SimCoordinator::on(const server::AssignTask& command) {
   task.set_seed(command.seed);
   task.set_deadline_ms(static_cast<std::uint64_t>(command.deadline_ms));
   task.set_split(command.split);
-  if (decided_.count(command.task) != 0) world_.violation("task " + command.task + " is given again after its decision");
+  if (decided_.count(command.task) != 0)
+    world_.violation("task " + command.task + " is given again after its decision");
   batch_.after.push_back([this, node = command.node, message]() mutable {
     const auto session = sessions_.find(node);
     if (session == sessions_.end()) return;
@@ -147,9 +149,12 @@ void SimCoordinator::on(const server::Accept& command) {
 }
 
 void SimCoordinator::on(const server::CountReport& command) {
-  batch_.durable.push_back([this, command] { decide(command.task, {true, command.node, command.versions.begin()->second, ""}); });
-  batch_.after.push_back(
-      [this, command] { receipt(command.node, command.task, v1::UPDATE_COUNTED, command.versions.begin()->second, ""); });
+  batch_.durable.push_back([this, command] {
+    decide(command.task, {true, command.node, command.versions.begin()->second, ""});
+  });
+  batch_.after.push_back([this, command] {
+    receipt(command.node, command.task, v1::UPDATE_COUNTED, command.versions.begin()->second, "");
+  });
 }
 
 void SimCoordinator::on(const server::Discard& command) {
@@ -160,7 +165,8 @@ void SimCoordinator::on(const server::Discard& command) {
     discarded_ += decided_.count(command.task) == 0 ? 1 : 0;
     decide(command.task, {false, command.node, 0, command.reason});
   });
-  batch_.after.push_back([this, command] { receipt(command.node, command.task, v1::UPDATE_DISCARDED, 0, command.reason); });
+  batch_.after.push_back(
+      [this, command] { receipt(command.node, command.task, v1::UPDATE_DISCARDED, 0, command.reason); });
 }
 
 void SimCoordinator::on(const server::Refuse& command) {
@@ -171,7 +177,8 @@ void SimCoordinator::on(const server::AskStore& command) {
   const auto known = decided_.find(command.task);
   if (known == decided_.end()) return on(server::Discard{command.task, command.node, command.otherwise});
   batch_.after.push_back([this, command, decision = known->second] {
-    receipt(command.node, command.task, decision.counted ? v1::UPDATE_COUNTED : v1::UPDATE_DISCARDED, decision.version, decision.reason);
+    receipt(command.node, command.task, decision.counted ? v1::UPDATE_COUNTED : v1::UPDATE_DISCARDED, decision.version,
+            decision.reason);
   });
 }
 
@@ -180,12 +187,14 @@ void SimCoordinator::on(const server::Reduce& command) {
   std::vector<std::uint64_t> contents;
   std::string last;
   for (const auto& step : command.fragments) {
-    if (step.base_version != machine_->versions()[step.fragment]) world_.violation("an exchange is reduced on an old base");
+    if (step.base_version != machine_->versions()[step.fragment])
+      world_.violation("an exchange is reduced on an old base");
     std::uint64_t content = contents_[step.fragment].at(step.base_version);
     last.clear();
     for (const auto& input : command.inputs) {
       content = mix(content, input.task + "*" + std::to_string(input.weight));
-      if (input.node < last) world_.violation("the inputs of exchange " + std::to_string(command.exchange) + " are not in order");
+      if (input.node < last)
+        world_.violation("the inputs of exchange " + std::to_string(command.exchange) + " are not in order");
       last = input.node;
     }
     contents.push_back(content);
@@ -214,13 +223,15 @@ void SimCoordinator::on(const server::Count& command) {
   batch_.durable.push_back([this, command, values = contents->second] {
     for (std::size_t i = 0; i < command.fragments.size(); ++i) {
       auto& versions = released_[command.fragments[i].fragment];
-      if (command.fragments[i].new_version != versions.size()) return world_.violation("a version is released out of turn");
+      if (command.fragments[i].new_version != versions.size())
+        return world_.violation("a version is released out of turn");
       versions.push_back(values[i]);
     }
     double examples = 0;
     for (std::size_t i = 0; i < command.tasks.size(); ++i) {
       const auto stored = accepted_.find(command.tasks[i]);
-      if (stored == accepted_.end()) return world_.violation("task " + command.tasks[i] + " is counted, but not durable");
+      if (stored == accepted_.end())
+        return world_.violation("task " + command.tasks[i] + " is counted, but not durable");
       examples += stored->second.examples;
       ++counted_;
       decide(command.tasks[i], {true, stored->second.node, command.fragments.front().new_version, ""});
@@ -228,7 +239,8 @@ void SimCoordinator::on(const server::Count& command) {
     const bool asynchronous = setup_.spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
     const bool right = asynchronous ? command.total_weight <= examples + 1e-9 && command.total_weight > 0
                                     : std::fabs(command.total_weight - examples) < 1e-9;
-    if (!right) world_.violation("exchange " + std::to_string(command.exchange) + ": the weights are not the counted updates'");
+    if (!right)
+      world_.violation("exchange " + std::to_string(command.exchange) + ": the weights are not the counted updates'");
   });
   batch_.after.push_back([this, command] {
     for (std::size_t i = 0; i < command.tasks.size(); ++i)
@@ -238,7 +250,8 @@ void SimCoordinator::on(const server::Count& command) {
 
 void SimCoordinator::on(const server::EvaluationDone& command) {
   for (const auto& [fragment, version] : command.versions)
-    if (version > machine_->versions()[fragment]) world_.violation("an evaluation measured a version that does not exist");
+    if (version > machine_->versions()[fragment])
+      world_.violation("an evaluation measured a version that does not exist");
 }
 
 void SimCoordinator::on(const server::Finish& command) {
@@ -266,10 +279,12 @@ void SimCoordinator::on(const server::WakeAt& command) {
 
 void SimCoordinator::decide(const std::string& task, Decision decision) {
   const auto [known, fresh] = decided_.emplace(task, decision);
-  const bool repeated = !fresh && known->second.counted == decision.counted && known->second.version == decision.version;
+  const bool repeated =
+      !fresh && known->second.counted == decision.counted && known->second.version == decision.version;
   if (repeated) return;
   if (!fresh)
-    world_.violation("task " + task + " was decided twice, first " + (known->second.counted ? "counted" : "discarded: " + known->second.reason));
+    world_.violation("task " + task + " was decided twice, first " +
+                     (known->second.counted ? "counted" : "discarded: " + known->second.reason));
   world_.record((decision.counted ? "counted " : "discarded ") + task + " " + decision.reason);
 }
 
@@ -322,7 +337,8 @@ void SimCoordinator::received(const std::string& node, std::uint64_t link, const
         handle(server::EvaluationReported{body.task_id(), node, body.examples(), {{"loss", 1.0}}});
         break;
       }
-      server::UpdateStored event{.task = body.task_id(), .node = node, .examples = body.examples(), .steps = body.steps(), .norm = 1};
+      server::UpdateStored event{
+          .task = body.task_id(), .node = node, .examples = body.examples(), .steps = body.steps(), .norm = 1};
       for (const auto& fragment : body.fragments())
         for (server::FragmentIndex index = 0; index < setup_.fragments.size(); ++index)
           if (setup_.fragments[index] == fragment.fragment()) event.base_versions[index] = fragment.base_version();
@@ -333,7 +349,8 @@ void SimCoordinator::received(const std::string& node, std::uint64_t link, const
     case v1::FromNode::kFailure: {
       const auto& failure = message.failure();
       world_.record("failed " + failure.task_id() + " " + failure.message());
-      handle(server::TaskFailed{failure.task_id(), node, {static_cast<Code>(failure.code()), failure.message(), failure.retryable()}});
+      handle(server::TaskFailed{
+          failure.task_id(), node, {static_cast<Code>(failure.code()), failure.message(), failure.retryable()}});
       break;
     }
     case v1::FromNode::kHeartbeat: {
@@ -348,17 +365,19 @@ void SimCoordinator::received(const std::string& node, std::uint64_t link, const
       for (const auto& task : message.receipt_query().task_ids()) {
         const auto known = decided_.find(task);
         if (known != decided_.end())
-          receipt(node, task, known->second.counted ? v1::UPDATE_COUNTED : v1::UPDATE_DISCARDED, known->second.version, known->second.reason);
+          receipt(node, task, known->second.counted ? v1::UPDATE_COUNTED : v1::UPDATE_DISCARDED, known->second.version,
+                  known->second.reason);
         else
           receipt(node, task, accepted_.count(task) != 0 ? v1::UPDATE_ACCEPTED : v1::UPDATE_STATE_UNSPECIFIED, 0, "");
       }
       break;
-    default: break;
+    default:
+      break;
   }
 }
 
-void SimCoordinator::receipt(const std::string& node, const std::string& task, v1::UpdateState state, std::uint64_t version,
-                             const std::string& reason) {
+void SimCoordinator::receipt(const std::string& node, const std::string& task, v1::UpdateState state,
+                             std::uint64_t version, const std::string& reason) {
   v1::ToNode message;
   message.mutable_receipt()->set_task_id(task);
   message.mutable_receipt()->set_state(state);
@@ -384,7 +403,8 @@ void SimCoordinator::check_end() {
   if (counted != counted_) world_.violation("the counted updates are not the counted receipts");
   if (outcome_ == "completed" && up())
     for (const auto version : machine_->versions())
-      if (version != setup_.spec.stop.rounds) world_.violation("a completed run has version " + std::to_string(version));
+      if (version != setup_.spec.stop.rounds)
+        world_.violation("a completed run has version " + std::to_string(version));
 }
 
 std::string SimCoordinator::undecided() const {

@@ -107,7 +107,7 @@ class SimCoordinator {
   std::map<std::string, Session> sessions_;
   std::map<std::string, server::UpdateStored> offers_;
   std::map<std::uint64_t, std::vector<std::uint64_t>> reductions_;  ///< by exchange: content of the new versions
-  std::vector<std::vector<std::uint64_t>> contents_;  ///< released_, and what the next commit releases
+  std::vector<std::vector<std::uint64_t>> contents_;                ///< released_, and what the next commit releases
   std::uint64_t wake_ = 0;
   std::vector<server::Event> waiting_;
   bool handling_ = false;

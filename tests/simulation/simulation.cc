@@ -29,8 +29,10 @@ Shape draw_shape(Random& random) {
     toml += "quorum = " + std::to_string(quorum) + "\ngrace_s = " + std::to_string(random.between(-1, 3)) + "\n";
     if (random.chance(0.3)) toml += "cohort_size = " + std::to_string(random.between(quorum, shape.clients)) + "\n";
   }
-  toml += "deadline_s = " + std::to_string(random.between(10, 120)) + "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
-  toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) + "\nminimum = " + std::to_string(random.between(1, 2)) +
+  toml += "deadline_s = " + std::to_string(random.between(10, 120)) +
+          "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
+  toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) +
+          "\nminimum = " + std::to_string(random.between(1, 2)) +
           "\ndeadline_s = " + std::to_string(random.between(5, 60)) + "\n";
   toml += "[stop]\nrounds = " + std::to_string(random.between(1, 4)) + "\n";
 
@@ -58,7 +60,8 @@ schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 0.1
 steps = 20
-)" + shape.toml, strategies::spec_catalogue());
+)" + shape.toml,
+                             strategies::spec_catalogue());
   server::RunSetup setup{.run_id = "r", .task_prefix = "r", .spec = std::move(spec).value(), .fragments = {}};
   // The fragments of a model do not matter here, only how many there are.
   if (shape.staggered) setup.spec.exchange.schedule = ExchangeSpec::Schedule::kStaggered;
@@ -88,7 +91,8 @@ void plan_faults(World& world, SimCoordinator& coordinator, std::vector<std::uni
     world.after(when + world.random.between(1, 60000), [client] { client->holder_says(client::Resume{}); });
     const auto later = at();
     world.after(later, [&coordinator] { coordinator.operator_says(server::OperatorPause{"maintenance"}); });
-    world.after(later + world.random.between(1, 30000), [&coordinator] { coordinator.operator_says(server::OperatorResume{}); });
+    world.after(later + world.random.between(1, 30000),
+                [&coordinator] { coordinator.operator_says(server::OperatorResume{}); });
   }
   if (shape.stops) world.after(at(), [&coordinator] { coordinator.operator_says(server::OperatorStop{"enough"}); });
   // When the faults end, everything that is down comes back and everything that is paused resumes.
@@ -107,8 +111,8 @@ void plan_faults(World& world, SimCoordinator& coordinator, std::vector<std::uni
 std::string describe(const Shape& shape) {
   return std::to_string(shape.clients) + " clients, " + std::to_string(shape.fragments) +
          (shape.staggered ? " staggered" : "") + " fragments, faults until " + std::to_string(shape.faults_end_ms) +
-         " ms, breaks " + std::to_string(shape.link_breaks) + ", crashes " + std::to_string(shape.coordinator_crashes) + "/" +
-         std::to_string(shape.client_crashes) + "\n" + shape.toml;
+         " ms, breaks " + std::to_string(shape.link_breaks) + ", crashes " + std::to_string(shape.coordinator_crashes) +
+         "/" + std::to_string(shape.client_crashes) + "\n" + shape.toml;
 }
 
 Outcome simulate(std::uint64_t seed, bool trace) {
@@ -133,7 +137,8 @@ Outcome simulate(std::uint64_t seed, bool trace) {
   }
   Outcome outcome;
   if (!coordinator.ended() && world.violations.empty())
-    world.violation("the run has not ended " + std::to_string(kCalmMs / 1000) + " s after the faults: " + coordinator.undecided());
+    world.violation("the run has not ended " + std::to_string(kCalmMs / 1000) +
+                    " s after the faults: " + coordinator.undecided());
   // A holder must learn what became of each of its updates.
   const auto untold = [&clients] {
     std::size_t updates = 0;

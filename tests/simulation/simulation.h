@@ -39,7 +39,7 @@ struct Shape {
   int clients = 1;
   int fragments = 1;
   bool staggered = false;
-  std::string toml;       ///< the sections that differ between histories
+  std::string toml;  ///< the sections that differ between histories
   std::int64_t faults_end_ms = 0;
   double link_breaks = 0;       ///< chance for each message
   double duplicates = 0;        ///< chance for each update
@@ -52,10 +52,10 @@ struct Shape {
 };
 
 struct Outcome {
-  bool ended = false;            ///< the run and every client came to rest
-  std::string outcome;           ///< "completed", "stopped", "failed"
+  bool ended = false;   ///< the run and every client came to rest
+  std::string outcome;  ///< "completed", "stopped", "failed"
   std::vector<std::string> violations;
-  std::uint64_t digest = 0;      ///< of the whole history
+  std::uint64_t digest = 0;  ///< of the whole history
   std::uint64_t events = 0;
   std::uint64_t counted = 0;
   std::uint64_t discarded = 0;
@@ -86,7 +86,8 @@ class World {
   void record(std::string_view text) {
     for (const char c : text) digest = (digest ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
     digest = (digest ^ static_cast<std::uint64_t>(now_)) * 0x100000001B3u;
-    if (trace) std::fprintf(stderr, "%10lld  %.*s\n", static_cast<long long>(now_), static_cast<int>(text.size()), text.data());
+    if (trace)
+      std::fprintf(stderr, "%10lld  %.*s\n", static_cast<long long>(now_), static_cast<int>(text.size()), text.data());
   }
   void violation(std::string text) {
     record("VIOLATION " + text);

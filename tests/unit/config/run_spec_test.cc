@@ -130,7 +130,8 @@ TEST_CASE("errors name the line, the path, the value and what is allowed") {
   CHECK(error_of(kSmall + "[outer]\nmomentum = 1.3\n") == "run spec line 16: outer.momentum is 1.3, must be in [0, 1)");
   CHECK(error_of(kSmall + "batch = \"big\"\n") ==
         "run spec line 15: training.batch is \"big\", must be a whole number in [1, 10000000]");
-  CHECK(error_of(kSmall + "batch = 2.5\n") == "run spec line 15: training.batch is 2.5, must be a whole number in [1, 10000000]");
+  CHECK(error_of(kSmall + "batch = 2.5\n") ==
+        "run spec line 15: training.batch is 2.5, must be a whole number in [1, 10000000]");
   CHECK(error_of(kSmall + "optimizer = \"adan\"\n") ==
         "run spec line 15: training.optimizer is \"adan\", must be one of sgd, adam, adamw");
   CHECK(error_of("strategy = \"fedavgg\"\n") ==
@@ -146,8 +147,10 @@ TEST_CASE("an unknown key is an error that names the nearest known one") {
   CHECK(error_of(kSmall + "quorum = 1\n") ==
         "run spec line 15: training.quorum is not known; did you mean participation.quorum?");
   CHECK(error_of(kSmall + "[outer]\nmomentun = 0.5\n") ==
-        "run spec line 16: outer.momentun is not a parameter of nesterov (it has learning_rate, momentum); did you mean momentum?");
-  CHECK(error_of(kSmall + "[outer]\nbeta1 = 0.5\n").find("outer.beta1 is not a parameter of nesterov") != std::string::npos);
+        "run spec line 16: outer.momentun is not a parameter of nesterov (it has learning_rate, momentum); did you "
+        "mean momentum?");
+  CHECK(error_of(kSmall + "[outer]\nbeta1 = 0.5\n").find("outer.beta1 is not a parameter of nesterov") !=
+        std::string::npos);
   CHECK(error_of(kSmall + "[modle]\nx = 1\n").find("modle.x is not known") != std::string::npos);
 }
 
@@ -162,13 +165,15 @@ kind = "idx"
 schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 1
-)").rfind("run spec line 4: model.inputs is -4", 0) == 0);
+)")
+            .rfind("run spec line 4: model.inputs is -4", 0) == 0);
   CHECK(error_of(kSmall + "[exchange]\nfragments = 9\n").rfind("run spec line 16: exchange.fragments is 9", 0) == 0);
 }
 
 TEST_CASE("what is required and missing is named") {
   CHECK(error_of("") == "run spec: name is missing (what people call the run; 1 to 100 characters); add it");
-  CHECK(error_of("name = \"x\"\n[data]\nkind = \"text\"\n").rfind("run spec: training.learning_rate is missing", 0) == 0);
+  CHECK(error_of("name = \"x\"\n[data]\nkind = \"text\"\n").rfind("run spec: training.learning_rate is missing", 0) ==
+        0);
 }
 
 TEST_CASE("choosing another outer optimizer leaves the preset's parameters behind") {
@@ -189,7 +194,8 @@ TEST_CASE("a schedule without a length covers the run") {
   const auto spec = parsed(kSmall + "schedule = \"cosine\"\nsteps = 5\n[stop]\nrounds = 20\n");
   REQUIRE(spec.ok());
   CHECK(document_of(*spec).at("training").at("schedule_steps") == 100);
-  CHECK(error_of(kSmall + "schedule = \"cosine\"\nepochs = 5\n").find("training.schedule_steps is 0") != std::string::npos);
+  CHECK(error_of(kSmall + "schedule = \"cosine\"\nepochs = 5\n").find("training.schedule_steps is 0") !=
+        std::string::npos);
 }
 
 TEST_CASE("data that the model cannot read is refused before anybody trains") {
@@ -202,7 +208,8 @@ outputs = 2
 kind = "text"
 [training]
 learning_rate = 1
-)").find("does not read text") != std::string::npos);
+)")
+            .find("does not read text") != std::string::npos);
   CHECK(error_of(R"(name = "m"
 [model]
 architecture = "linear"

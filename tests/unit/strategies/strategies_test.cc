@@ -33,7 +33,8 @@ kind = "idx"
 schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 0.1
-)", spec_catalogue());
+)",
+                                     spec_catalogue());
     if (!spec.ok()) FAIL(spec.error().message);
     CHECK(spec->strategy == preset.name);
     CHECK(outer_part(*spec).name == preset.outer.name);
