@@ -1,5 +1,6 @@
 #include "client/daemon/app/daemon_loop.h"
 
+#include "client/daemon/app/rest.h"
 #include "common/identity/authenticate.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
@@ -22,6 +23,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kAvailabilityEveryMs = 30'000;
+constexpr std::uint64_t kRestAfterMs = 1'000;
 constexpr std::uint64_t kLeaveMs = 15'000;
 
 std::uint64_t random_seed() {
@@ -96,6 +98,15 @@ void DaemonLoop::execute(Exit&) {
   if (end_ == DaemonEnd::kStopped && options_.leave) end_ = DaemonEnd::kLeft;
   // The turn's end sends the farewell; then the stream gets a moment to carry it out.
   loop_->after(session_ != nullptr ? 150 : 0, [this] { loop_->stop(); });
+}
+
+void DaemonLoop::rest_soon() {
+  loop_->cancel(rest_timer_);
+  rest_timer_ = loop_->after(kRestAfterMs, [this] {
+    for (const auto& [id, area] : runs_)
+      if (area->trainer != nullptr) return;  // the end of its run comes back here
+    give_back_memory();
+  });
 }
 
 // ---- beginning and end ----
@@ -195,6 +206,7 @@ DaemonEnd DaemonLoop::run() {
     look();
     schedule_renewal();
     feed(Started{});
+    rest_soon();
   });
   if (options_.leave)
     loop_->after(kLeaveMs, [this] {

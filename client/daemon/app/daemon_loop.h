@@ -59,6 +59,7 @@ class DaemonLoop final : public Daemon {
   void feed(Event event);
   void drain();
   void end_turn();
+  void rest_soon();
   void fail_for_good(const Error& error);
 
   void execute(ConnectAfter& command);
@@ -136,7 +137,7 @@ class DaemonLoop final : public Daemon {
   unsigned live_sessions_ = 0;  // opened and not ended
   bool welcomed_ = false;
   std::uint64_t inline_limit_ = kInlineLimit;
-  EventLoop::TimerId connect_timer_ = 0, wake_timer_ = 0, forget_timer_ = 0, renewal_timer_ = 0;
+  EventLoop::TimerId connect_timer_ = 0, wake_timer_ = 0, forget_timer_ = 0, renewal_timer_ = 0, rest_timer_ = 0;
   std::unordered_map<std::string, std::shared_ptr<RunArea>> runs_;  // shared with workers
   std::unordered_map<std::string, std::shared_ptr<std::atomic<bool>>> cancelled_;  // by task; shared with workers
   std::unordered_set<std::string> unsent_;  // updates whose row is in the ledger and that did not leave yet

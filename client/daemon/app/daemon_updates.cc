@@ -294,6 +294,7 @@ void DaemonLoop::execute(DropRun& command) {
   // The last model stays for `skerry-client model fetch`.
   if (area->cache && !area->fetching) area->cache->trim({});
   for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id)}) (void)remove_tree(directory);
+  rest_soon();
 }
 
 }  // namespace skerry::client

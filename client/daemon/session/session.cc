@@ -14,7 +14,7 @@
 namespace skerry::client {
 namespace {
 
-constexpr int kMaxMessageBytes = 4 << 20;
+constexpr int kMaxMessageBytes = 64 << 20;  // a task may bring hundreds of small fragments
 constexpr std::size_t kMaxQueuedMessages = 4096;
 
 /// The stream's reactor. It owns itself until gRPC calls OnDone, so that a Session may go at any time.

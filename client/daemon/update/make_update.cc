@@ -13,6 +13,7 @@ namespace skerry::client {
 namespace {
 
 constexpr std::uint64_t kBlockElements = 256 * 1024;
+constexpr std::uint64_t kInlineTotal = 512 * 1024;  // a message of the fleet protocol has at most 1 MiB
 
 double squares(std::span<const float> values) {
   double lanes[8] = {};
@@ -58,10 +59,10 @@ std::string place_of(const ModelLayout& layout, const std::string& fragment, std
 /// Where a fragment's payload goes: memory, or a file that becomes durable and gets its id as its name.
 class Payload {
  public:
-  static Result<Payload> open(const UpdateRecipe& recipe, const std::string& fragment, std::uint64_t bytes) {
+  static Result<Payload> open(const UpdateRecipe& recipe, const std::string& fragment, std::uint64_t bytes, bool may_be_inline) {
     Payload payload;
     payload.prefix_ = recipe.file_prefix;
-    if (bytes > recipe.inline_limit) {
+    if (!may_be_inline || bytes > recipe.inline_limit) {
       payload.temporary_ = recipe.file_prefix + "." + fragment + ".new";
       SKERRY_ASSIGN(File file, File::open(payload.temporary_, OpenMode::kCreateOrEmpty));
       SKERRY_TRY(file.allocate(bytes));
@@ -147,7 +148,7 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
   for (std::size_t i = 0; i < trained.size(); ++i) {
     const auto& fragment = recipe.fragments[i];
     const Encoding& encoding = *recipe.encoding;
-    SKERRY_ASSIGN(Payload payload, Payload::open(recipe, fragment.fragment, encoding.encoded_bytes(fragment.base->elements())));
+    SKERRY_ASSIGN(Payload payload, Payload::open(recipe, fragment.fragment, encoding.encoded_bytes(fragment.base->elements()), total <= kInlineTotal));
     double fragment_sum = 0;
     SKERRY_TRY(walk(*fragment.base, trained[i], encoding.block_elements(), [&](std::uint64_t first, std::span<float> delta) -> Result<void> {
       if (const auto bad = first_non_finite(delta); bad != delta.size())
