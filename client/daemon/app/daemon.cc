@@ -66,6 +66,7 @@ void DaemonLoop::end_turn() {
   if (database_.in_transaction()) {
     if (auto done = database_.commit(); !done.ok()) return fail_for_good(done.error());
   }
+  for (auto& begin : std::exchange(after_commit_, {})) begin();
   auto outgoing = std::move(outgoing_);
   outgoing_.clear();
   for (auto& item : outgoing) {
@@ -84,6 +85,7 @@ void DaemonLoop::fail_for_good(const Error& error) {
   log(Note::Level::kError, "the daemon cannot keep its records and ends; nothing is lost: " + to_string(error));
   database_.rollback();
   outgoing_.clear();
+  after_commit_.clear();
   end_ = DaemonEnd::kFailed;
   loop_->stop();
 }

@@ -10,6 +10,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <future>
+#include <memory>
 
 namespace skerry::client {
 namespace {
@@ -129,10 +132,12 @@ void DaemonLoop::renew_certificate() {
     EnrolOptions options;
     options.proxy = options_.proxy;
     options.cancelled = &stopping_workers_;
-    // The signing request leaves this machine: it goes into the ledger like everything else.
+    // The signing request leaves this machine: like everything else, not before its row is durable.
     options.send = [this](const HttpOptions& http, const HttpRequest& request) -> Result<HttpResponse> {
-      if (request.method == "POST")
-        loop_->post([this, bytes = request.body.size(), digest = sha256_hex(request.body)] {
+      if (request.method == "POST") {
+        auto durable = std::make_shared<std::promise<void>>();  // shared with the loop
+        auto row_is_durable = durable->get_future();
+        loop_->post([this, durable, bytes = request.body.size(), digest = sha256_hex(request.body)] {
           EgressRow row;
           row.time_ms = unix_ms();
           row.kind = "signing-request";
@@ -142,8 +147,12 @@ void DaemonLoop::renew_certificate() {
             SKERRY_TRY(database_.begin());
             return database_.append(std::move(row));
           };
-          if (auto done = write(); !done.ok()) fail_for_good(done.error());
+          if (auto done = write(); !done.ok()) return fail_for_good(done.error());
+          after_commit_.emplace_back([durable] { durable->set_value(); });
         });
+        while (row_is_durable.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready)
+          if (stopping_workers_) return Error{Code::kCancelled, "the daemon is ending", true};
+      }
       return HttpClient(http).send(request);
     };
     auto renewed = renew(*trusted, options);

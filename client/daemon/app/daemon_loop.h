@@ -20,6 +20,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -130,6 +131,7 @@ class DaemonLoop final : public Daemon {
   std::deque<Event> events_;
   bool draining_ = false;
   std::vector<std::variant<v1::FromNode, CloseSession>> outgoing_;
+  std::vector<std::function<void()>> after_commit_;  // what may begin once the turn's rows are durable
   std::unique_ptr<Session> session_;
   std::uint64_t generation_ = 0;  // of the session; what an older one says is not heard
   std::mutex live_mutex_;

@@ -241,19 +241,22 @@ void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double
 void DaemonLoop::execute(Upload& command) {
   const std::string task_id = command.update.task.task_id();
   const auto flag = cancel_flag(task_id);
-  workers_.run([this, update = std::move(command.update), task_id, flag, profile = profile_] {
-    CargoClient client(*profile, options_.proxy, flag.get());
-    Result<void> result;
-    for (const auto& upload : update.uploads) {
-      result = client.upload(payload_path(home_.outbox() + "/" + task_id, upload.content_id), upload.content_id, upload.size,
-                             update.task.ticket());
-      if (!result.ok()) break;
-    }
-    loop_->post([this, task_id, result, flag] {
-      if (*flag) return;
-      cancelled_.erase(task_id);
-      if (result.ok()) return feed(UploadDone{task_id});
-      feed(UploadFailed{task_id, result.error()});
+  // Begun after the commit that makes the update's row durable: cargo leaves no earlier than its row.
+  after_commit_.emplace_back([this, update = std::move(command.update), task_id, flag, profile = profile_] {
+    workers_.run([this, update, task_id, flag, profile] {
+      CargoClient client(*profile, options_.proxy, flag.get());
+      Result<void> result;
+      for (const auto& upload : update.uploads) {
+        result = client.upload(payload_path(home_.outbox() + "/" + task_id, upload.content_id), upload.content_id, upload.size,
+                               update.task.ticket());
+        if (!result.ok()) break;
+      }
+      loop_->post([this, task_id, result, flag] {
+        if (*flag) return;
+        cancelled_.erase(task_id);
+        if (result.ok()) return feed(UploadDone{task_id});
+        feed(UploadFailed{task_id, result.error()});
+      });
     });
   });
 }

@@ -6,7 +6,9 @@
 namespace skerry::client {
 namespace {
 
+constexpr std::size_t kMaxRuns = 1024;
 constexpr std::size_t kMaxTasksPerRun = 64;
+constexpr std::uint64_t kLeastHeartbeatMs = 100;
 constexpr std::size_t kMaxUnsentFailures = 256;
 constexpr std::uint64_t kSettledSessionMs = 10'000;    // a session that lasted this long ends a row of failures
 constexpr std::uint64_t kReannounceWithinMs = 60'000;  // a run that is not announced again within this time is over
@@ -164,7 +166,7 @@ void ClientMachine::on_message(const v1::Welcome& welcome) {
   detail_.clear();
   incarnation_ = welcome.incarnation();
   coordinator_ = welcome.coordinator();
-  heartbeat_ms_ = welcome.heartbeat_ms();
+  heartbeat_ms_ = welcome.heartbeat_ms() == 0 ? 0 : std::max<std::uint64_t>(welcome.heartbeat_ms(), kLeastHeartbeatMs);
   next_heartbeat_ = now_ + heartbeat_ms_ / 2;
   note(Note::Level::kInfo, "connected to " + coordinator_);
   for (auto& [id, run] : runs_) run.stale_at = now_ + kReannounceWithinMs;
@@ -224,6 +226,8 @@ void ClientMachine::say_availability() {
 
 void ClientMachine::on_message(const v1::RunAnnouncement& announcement) {
   if (exiting_) return;
+  if (runs_.size() >= kMaxRuns && !runs_.contains(announcement.run_id()))
+    return note(Note::Level::kWarning, "run " + announcement.run_id() + " is ignored: this node already knows " + std::to_string(kMaxRuns));
   Run& run = runs_[announcement.run_id()];
   if (run.announcement.spec_hash() != announcement.spec_hash()) {
     cancel_all(run, error_of(Code::kFailedPrecondition, "the run's spec changed"));
