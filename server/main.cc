@@ -148,7 +148,7 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   SKERRY_TRY(coordinator.start());
   SKERRY_ASSIGN(const std::unique_ptr<Port> port,
                 Port::open(port_options, {fleet.get(), control.get()},
-                           make_http_router({coordinator, members, authority, metrics, clock})));
+                           make_http_router({coordinator, members, authority, metrics, clock, gate})));
   coordinator.attach(*port);
   spdlog::info("listening on {} port {}", config.listen, port->port());
   if (!arguments.ready_file.empty()) SKERRY_TRY(write_file_atomic(arguments.ready_file, std::to_string(port->port()) + "\n", 0644));

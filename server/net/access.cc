@@ -5,6 +5,7 @@
 #include "server/net/http_router.h"
 
 #include <grpcpp/server_context.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +15,9 @@
 namespace skerry::server {
 namespace {
 
+// Refusals told in the log, for each address: a flood of them must not fill the disk. All are counted.
+constexpr double kToldPerSecond = 1;
+constexpr double kToldBurst = 50;
 
 // Every RPC and every path. What is missing here is denied.
 constexpr std::array kTable = std::to_array<AccessRule>({
@@ -169,6 +173,7 @@ struct Gate::State {
   const Clock& clock;
   RateLimiter members;
   RateLimiter strangers;
+  RateLimiter told{kToldPerSecond, kToldBurst};
   Counter* refused_identity = nullptr;
   Counter* refused_role = nullptr;
   Counter* refused_rate = nullptr;
@@ -207,13 +212,22 @@ std::int64_t Gate::take_rate(const Caller& caller, std::string_view peer_address
   return wait;
 }
 
-Result<void> Gate::check(Access access, std::string_view what, const Caller& caller) {
+Result<void> Gate::check(Access access, std::string_view what, const Caller& caller, std::string_view peer_address) {
   auto checked = check_access(access, what, caller.identity ? &*caller.identity : nullptr, caller.anonymous_reason);
   if (!checked.ok()) {
     Counter* counter = checked.error().code == Code::kUnauthenticated ? state_->refused_identity : state_->refused_role;
     if (counter) counter->add();
+    tell(checked.error(), peer_address);
   }
   return checked;
+}
+
+void Gate::tell(const Error& refusal, std::string_view peer_address) {
+  if (state_->told.take(peer_address, state_->clock.monotonic_ms()) > 0) return;
+  std::string text = refusal.message;
+  // A path may hold any character: none of them writes a log line of its own.
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  spdlog::warn("refused a caller at {}: {}", peer_address, text);
 }
 
 Result<Identity> Gate::authorize(const grpc::ServerContextBase& context, std::string_view full_method) {
@@ -237,7 +251,7 @@ Result<Identity> Gate::authorize(const grpc::ServerContextBase& context, std::st
   }
   if (const std::int64_t wait = take_rate(caller, address_of_peer(peer)); wait > 0)
     return resource_exhausted("too many calls; try again in " + std::to_string(wait) + " ms");
-  SKERRY_TRY(check(access, full_method, caller));
+  SKERRY_TRY(check(access, full_method, caller, address_of_peer(peer)));
   if (!caller.identity) return unauthenticated(std::string(full_method) + " needs a certificate: " + caller.anonymous_reason);
   return *std::move(caller.identity);
 }

@@ -100,8 +100,11 @@ class Gate {
   /// `access` is the route's: kGraceMember accepts what expired within its grace.
   Caller identify(std::string_view chain_pem, Access access) const;
 
-  /// check_access, counted.
-  Result<void> check(Access access, std::string_view what, const Caller& caller);
+  /// check_access, counted and logged.
+  Result<void> check(Access access, std::string_view what, const Caller& caller, std::string_view peer_address);
+
+  /// Logs a refusal, unless this address had too many lately.
+  void tell(const Error& refusal, std::string_view peer_address);
 
   /// Takes one request from the caller's rate: 0, or milliseconds to wait.
   std::int64_t take_rate(const Caller& caller, std::string_view peer_address);

@@ -250,7 +250,7 @@ void HttpConnection::route_request() {
     return respond(HttpResponse::error(permission_denied("this request was made by a page of another site (" +
                                                          std::string(request_.header("origin")) + ")")));
   }
-  if (auto checked = gate.check(facts_.access, request_.method + ' ' + request_.path, caller); !checked.ok())
+  if (auto checked = gate.check(facts_.access, request_.method + ' ' + request_.path, caller, request_.peer_address); !checked.ok())
     return respond(HttpResponse::error(checked.error()));
   request_.identity = std::move(caller.identity);
   request_.anonymous_reason = std::move(caller.anonymous_reason);

@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 #include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
 
 #include <future>
 #include <memory>
@@ -48,8 +49,15 @@ std::string who(const HttpRequest& request) {
   return request.identity ? std::string(role_name(request.identity->role)) + "/" + request.identity->name : "anonymous";
 }
 
-HttpResponse enrolment(const Result<Members::Answer>& answer) {
-  return answer.ok() ? HttpResponse::text(answer->json, "application/json") : HttpResponse::error(answer.error());
+HttpResponse enrolment(const HttpApiParts& parts, const HttpRequest& request, const Result<Members::Answer>& answer) {
+  if (answer.ok()) {
+    const auto& enrolment = answer->enrolment;
+    spdlog::info("{} '{}' at {} has a new certificate", role_name(enrolment.role), enrolment.name, request.peer_address);
+    return HttpResponse::text(answer->json, "application/json");
+  }
+  parts.metrics.counter("skerry_enrolments_refused_total", "Requests for a certificate that were refused", {{"code", std::string(code_name(answer.error().code))}}).add();
+  parts.gate.tell(with_context(answer.error(), request.path), request.peer_address);
+  return HttpResponse::error(answer.error());
 }
 
 void add_public_routes(HttpRouter& router, const HttpApiParts& parts) {
@@ -71,13 +79,13 @@ void add_public_routes(HttpRouter& router, const HttpApiParts& parts) {
     const auto answer = parts.members.answer_enrol(request.body, static_cast<std::int64_t>(parts.clock.unix_ms()));
     if (answer.ok())
       for (const std::string& thumbprint : answer->enrolment.replaced) parts.coordinator.replaced(thumbprint);
-    return enrolment(answer);
+    return enrolment(parts, request, answer);
   });
   router.add("POST", "/api/v1/renew", [parts](const HttpRequest& request) {
     // The gate accepts a certificate that expired within its grace for this route alone.
     const auto now = static_cast<std::int64_t>(parts.clock.unix_ms());
     if (!request.identity) return HttpResponse::error(unauthenticated(request.anonymous_reason));
-    return enrolment(parts.members.answer_renew(*request.identity, request.body, now));
+    return enrolment(parts, request, parts.members.answer_renew(*request.identity, request.body, now));
   });
 }
 

@@ -7,6 +7,7 @@
 #include "server/coordinator/coordinator.h"
 #include "server/identity/members.h"
 #include "server/metrics/metrics.h"
+#include "server/net/access.h"
 #include "server/net/http_router.h"
 
 namespace skerry::server {
@@ -17,6 +18,7 @@ struct HttpApiParts {
   const CertificateAuthority& authority;
   Metrics& metrics;
   const Clock& clock;
+  Gate& gate;
 };
 
 /// The routes of docs/wire-protocol.md but the cargo's, which the port has itself. All of `parts` outlives the router.

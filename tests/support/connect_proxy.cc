@@ -72,6 +72,9 @@ struct ConnectProxy::State {
     std::string head;
     while (head.find("\r\n\r\n") == std::string::npos) {
       char byte = 0;
+      pollfd waiting{client.get(), POLLIN, 0};
+      if (ending) return;
+      if (::poll(&waiting, 1, kTurnMs) <= 0) continue;
       if (head.size() > 8192 || ::recv(client.get(), &byte, 1, 0) != 1) return;
       head += byte;
     }
@@ -130,7 +133,6 @@ ConnectProxy::ConnectProxy() : state_(std::make_unique<State>()) {
 ConnectProxy::~ConnectProxy() {
   state_->ending = true;
   state_->accepting.join();
-  // A tunnel that still waits for its request ends with the test's children, which closed their side.
   for (std::thread& thread : state_->threads) thread.join();
 }
 
