@@ -1,5 +1,6 @@
 #include "common/base/encoding_text.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -92,6 +93,17 @@ Result<std::string> from_base64url(std::string_view text) {
   }
   if ((bits & ((1u << count) - 1)) != 0) return invalid_argument("base64url text ends in bits that must be zero");
   return bytes;
+}
+
+std::string one_line(std::string_view text, std::size_t most) {
+  std::size_t end = std::min(text.size(), most);
+  if (end < text.size())
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  std::string line(text.substr(0, end));
+  for (char& c : line)
+    if (static_cast<unsigned char>(c) < ' ' || c == 127) c = '?';
+  if (end < text.size()) line += "...";
+  return line;
 }
 
 }  // namespace skerry

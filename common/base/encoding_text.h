@@ -1,4 +1,4 @@
-// Bytes as text: hexadecimal and base64url (RFC 4648 §5, without padding).
+// Bytes as text: hexadecimal and base64url (RFC 4648 §5, without padding); text as one line.
 #pragma once
 
 #include <cstddef>
@@ -30,5 +30,9 @@ std::string to_base64url(std::string_view bytes);
 /// INVALID_ARGUMENT: an impossible length, a foreign character (with its position, never the text itself), padding, or
 /// unused bits that are not zero (so that each byte string has exactly one spelling).
 Result<std::string> from_base64url(std::string_view text);
+
+/// Text from outside as one line for people: at most `most` bytes, cut between UTF-8 characters and then ended by "...",
+/// with '?' for control characters, so that it can neither begin a log line of its own nor steer a terminal.
+std::string one_line(std::string_view text, std::size_t most);
 
 }  // namespace skerry

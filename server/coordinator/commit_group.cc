@@ -60,7 +60,7 @@ std::uint64_t CommitGroup::settle() {
     if (!batch_.empty()) {
       auto committed = store_.commit(batch_);
       if (!committed.ok()) {
-        if (committed.error().code != Code::kResourceExhausted) {
+        if (committed.error().code != Code::kResourceExhausted && committed.error().code != Code::kUnavailable) {
           fatal_ = committed.error();
           return 0;
         }
@@ -86,6 +86,15 @@ std::uint64_t CommitGroup::settle() {
     for (const std::string& task : report.decided_tasks) cargo_.end_task(task);
   }
   return 0;
+}
+
+void CommitGroup::finish() {
+  urgent_ = true;
+  linger_until_ = 0;
+  settle();
+  receipts_.clear();
+  after_.clear();
+  before_.clear();
 }
 
 }  // namespace skerry::server

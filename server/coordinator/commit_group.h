@@ -42,11 +42,14 @@ class CommitGroup {
   /// Called once right before the next commit, to add what changed in the meantime; one call for each `key`.
   void before(const std::string& key, std::function<void(Batch&)> contribute, bool urgent);
 
-  /// Commits if it is time. Returns the milliseconds it may still wait, 0 if nothing is pending. A full disk keeps
-  /// everything and tries again; any other failure of the store is `fatal()`.
+  /// Commits if it is time. Returns the milliseconds it may still wait, 0 if nothing is pending. A full disk or a locked
+  /// database keeps everything and tries again; any other failure of the store is `fatal()`.
   std::uint64_t settle();
 
-  /// The last commit failed for a full disk: no more work should be taken in. The error says how much is missing.
+  /// Commits what waits, if that can be, and lets go of all that would have followed. For the end.
+  void finish();
+
+  /// The last commit failed for a full disk: no more work should be taken in.
   bool stuck() const { return stuck_; }
   const std::optional<Error>& fatal() const { return fatal_; }
   std::uint64_t commits() const { return commits_; }

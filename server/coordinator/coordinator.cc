@@ -16,14 +16,43 @@ constexpr std::uint32_t kProtocolVersion = 1;
 constexpr int kMaxDataSets = 256;
 constexpr int kMaxQueriedTasks = 4096;
 constexpr std::size_t kMaxTextBytes = 4096;
+constexpr std::size_t kMaxNameBytes = 128;
+constexpr int kMaxSplits = 16;
+constexpr int kMaxReasons = 8;
+constexpr std::size_t kMaxReasonBytes = 512;
+constexpr std::uint64_t kSpoolSweepMs = 600'000;
+constexpr unsigned kMaxRefusals = 100;            // of one node in one minute
+constexpr std::uint64_t kRefusalsMs = 60'000;
 constexpr std::int64_t kIdleUploadS = 24 * 3600;
 constexpr std::uint64_t kGreetingMs = 10'000;
 
-bool modest(const v1::Hello& hello) {
-  if (hello.data_sets_size() > kMaxDataSets || hello.software().size() > kMaxTextBytes) return false;
-  return std::all_of(hello.data_sets().begin(), hello.data_sets().end(), [](const v1::DataSetSummary& set) {
-    return set.name().size() <= kMaxTextBytes && set.schema_json().size() <= kMaxTextBytes && set.examples_size() <= 16;
-  });
+// Whether a Hello describes no more than anybody needs; its texts are then fit to be shown to people.
+bool modest(v1::Hello& hello) {
+  hello.set_software(one_line(hello.software(), kMaxNameBytes));
+  if (hello.data_sets_size() > kMaxDataSets) return false;
+  for (v1::DataSetSummary& set : *hello.mutable_data_sets()) {
+    if (set.examples_size() > kMaxSplits || set.schema_json().size() > kMaxTextBytes) return false;
+    for (const auto& [split, count] : set.examples())
+      if (split.size() > kMaxNameBytes) return false;
+    set.set_name(one_line(set.name(), kMaxNameBytes));
+    set.set_kind(one_line(set.kind(), kMaxNameBytes));
+    set.set_schema_json(one_line(set.schema_json(), kMaxTextBytes));
+  }
+  return true;
+}
+
+// What a holder says about a run, in bounds.
+v1::RunAnswer modest(v1::RunAnswer answer) {
+  answer.set_data_set(one_line(answer.data_set(), kMaxNameBytes));
+  if (answer.reasons_size() > kMaxReasons) answer.mutable_reasons()->DeleteSubrange(kMaxReasons, answer.reasons_size() - kMaxReasons);
+  for (std::string& reason : *answer.mutable_reasons()) reason = one_line(reason, kMaxReasonBytes);
+  return answer;
+}
+
+std::string joined(const google::protobuf::RepeatedPtrField<std::string>& reasons) {
+  std::string text;
+  for (const std::string& reason : reasons) text += (text.empty() ? "" : "; ") + reason;
+  return text.empty() ? "its holder gave no reason" : text;
 }
 
 // A task's id is "<run>.<epoch>.<serial>".
@@ -60,7 +89,8 @@ Coordinator::Coordinator(CoordinatorOptions options, CoordinatorParts parts)
                   return NodeSession{live->second.incarnation, live->second.session->identity().thumbprint};
                 },
                 [this](const std::string& run_id) { changed_.insert(run_id); },
-                [this](const RunHost& run) { publish_cargo(run); }},
+                [this](const RunHost& run) { publish_cargo(run); },
+                [this](const std::string& node) { misbehaved(node); }},
       bulk_(parts.clock, [] { return std::uint64_t{0}; }),
       core_(parts.clock, [this] { return settle(); }) {}
 
@@ -85,8 +115,13 @@ Result<void> Coordinator::start() {
   core_.start();
   core_.post([this] {
     for (auto& [id, run] : runs_) run->start();
+    sweep_spool();
+    every(kSpoolSweepMs, [this] { sweep_spool(); });
     every(5'000, [this] { sweep(); });
-    every(500, [this] { notify_watchers(); });
+    every(500, [this] {
+      count_sent_cargo();
+      notify_watchers();
+    });
     every(600'000, [this] { parts_.cargo.end_idle_uploads(kIdleUploadS); });
     every(60'000, [this] {
       if (auto flushed = parts_.members.flush_seen(); !flushed.ok()) spdlog::warn("{}", flushed.error().message);
@@ -96,12 +131,15 @@ Result<void> Coordinator::start() {
 }
 
 void Coordinator::stop() {
+  if (std::exchange(stopped_, true)) return;
   core_.call([this] {
-    if (std::exchange(stopping_, true)) return;
     for (auto& [name, live] : nodes_) live.session->close({Code::kUnavailable, "the coordinator is stopping; come back soon", true});
+    dry_runs_.clear();  // who waits for an answer is told by its going
+    watchers_.clear();
   });
   bulk_.stop();
   core_.stop();
+  commit_.finish();
   (void)parts_.members.flush_seen().ok();
 }
 
@@ -132,10 +170,13 @@ void Coordinator::sweep() {
   const std::uint64_t patience = std::uint64_t{3} * options_.heartbeat_ms;
   for (auto& [name, live] : nodes_) {
     if (now - live.heard_ms > patience)
-      live.session->close({Code::kDeadlineExceeded, "nothing was heard of node '" + name + "' for " + std::to_string(patience / 1000) + " s", true});
+      end(live.session, {Code::kDeadlineExceeded, "nothing was heard of node '" + name + "' for " + std::to_string(patience / 1000) + " s", true});
     else if (live.session->identity().expires_ms < unix_now())
-      live.session->close(unauthenticated("the certificate of node '" + name + "' has expired: renew it (the daemon does that by itself within its grace)"));
+      end(live.session, unauthenticated("the certificate of node '" + name + "' has expired: renew it (the daemon does that by itself within its grace)"));
   }
+  // A daemon that does not read keeps its stream from ending; asked again, it is cut off.
+  for (const std::weak_ptr<Session>& ending : std::exchange(ending_, {}))
+    if (const auto session = ending.lock()) end(session, {Code::kAborted, "the session ended before", true});
   parts_.metrics.gauge("skerry_nodes_connected", "Daemons with an open session").set(static_cast<double>(nodes_.size()));
   std::size_t active = 0;
   for (const auto& [id, run] : runs_) active += run->finished() ? 0 : 1;
@@ -151,7 +192,7 @@ void Coordinator::opened(std::shared_ptr<Session> session) {
     greeting_.insert(session.get());
     core_.at(parts_.clock.monotonic_ms() + kGreetingMs, [this, key = session.get(), weak = std::weak_ptr<Session>(session)] {
       if (const auto open = weak.lock(); open && greeting_.contains(key))
-        open->close({Code::kDeadlineExceeded, "the session began without a Hello", true});
+        end(open, {Code::kDeadlineExceeded, "the session began without a Hello", true});
     });
     session->read_next();
   });
@@ -173,14 +214,17 @@ void Coordinator::received(const std::shared_ptr<Session>& session, v1::FromNode
     if (body->ok()) {
       update(node, std::move(body->value()), std::move(*signed_update));
     } else {
-      spdlog::warn("node {} at {}: {}", node, session->address(), body->error().message);
-      parts_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", node}, {"code", std::string(code_name(body->error().code))}}).add();
-      v1::UpdateBody claimed;  // only to tell the sender which of its updates was refused
-      if (claimed.ParseFromString(signed_update->body())) {
+      v1::UpdateBody claimed;  // only to say which of the sender's updates was refused
+      const bool legible = claimed.ParseFromString(signed_update->body());
+      if (RunHost* run = legible ? find_run(claimed.run_id()) : nullptr) {
+        run->invalid(claimed.task_id(), node, body->error());
+      } else {
+        spdlog::warn("node {} at {}: {}", node, session->address(), one_line(body->error().message, kMaxReasonBytes));
+        misbehaved(node);
         v1::ToNode refusal;
         refusal.mutable_receipt()->set_task_id(claimed.task_id());
         refusal.mutable_receipt()->set_state(v1::UPDATE_DISCARDED);
-        refusal.mutable_receipt()->set_reason(body->error().message);
+        refusal.mutable_receipt()->set_reason(one_line(body->error().message, kMaxReasonBytes));
         session->send(std::move(refusal));
       }
     }
@@ -206,6 +250,9 @@ void Coordinator::left(const std::string& node, bool for_good) {
   for (const std::string& run_id : std::exchange(live.joined, {}))
     if (RunHost* run = find_run(run_id)) run->handle(NodeLeft{node, for_good});
   for (auto& [id, pending] : dry_runs_) pending.waiting.erase(node);
+  if (!for_good) return;
+  std::lock_guard lock(cargo_mutex_);
+  for (auto& [run_id, members] : run_members_) members.erase(node);
 }
 
 void Coordinator::message(const std::shared_ptr<Session>& session, v1::FromNode message) {
@@ -217,7 +264,7 @@ void Coordinator::message(const std::shared_ptr<Session>& session, v1::FromNode 
   }
   const auto found = nodes_.find(node);
   if (found == nodes_.end() || found->second.session != session) {
-    session->close({Code::kFailedPrecondition, "the first message of a session must be Hello"});
+    end(session, {Code::kFailedPrecondition, "the first message of a session must be Hello"});
     return;
   }
   Live& live = found->second;
@@ -243,17 +290,17 @@ void Coordinator::message(const std::shared_ptr<Session>& session, v1::FromNode 
     }
     case v1::FromNode::kFailure: {
       const v1::TaskFailure& failure = message.failure();
-      const Error error{static_cast<Code>(failure.code()), failure.message().substr(0, kMaxTextBytes), failure.retryable()};
-      spdlog::warn("node {} gave up task {}: {}", node, failure.task_id(), to_string(error));
+      const bool known = failure.code() > 0 && failure.code() <= static_cast<int>(Code::kUnauthenticated);
+      const Error error{known ? static_cast<Code>(failure.code()) : Code::kUnknown, failure.message(), failure.retryable()};
       parts_.metrics.counter("skerry_task_failures_total", "Tasks given up by daemons", {{"node", node}}).add();
       for (const std::string& run_id : std::set<std::string>(live.joined))
         if (is_of(failure.task_id(), run_id))
-          if (RunHost* run = find_run(run_id)) run->handle(TaskFailed{failure.task_id(), node, error});
+          if (RunHost* run = find_run(run_id)) run->failed(node, failure.task_id(), error);
       break;
     }
     case v1::FromNode::kReceiptQuery: queried(node, message.receipt_query()); break;
     case v1::FromNode::kFarewell:
-      spdlog::info("node {} says farewell: {}", node, message.farewell().reason());
+      spdlog::info("node {} says farewell: {}", node, one_line(message.farewell().reason(), kMaxReasonBytes));
       left(node, message.farewell().leaving());
       break;
     default: break;  // a newer daemon may say more than we know
@@ -265,12 +312,12 @@ void Coordinator::greet(const std::shared_ptr<Session>& session, v1::Hello hello
   const std::string node = session->identity().name;
   greeting_.erase(session.get());
   if (hello.protocol_version() != kProtocolVersion) {
-    session->close({Code::kFailedPrecondition, "this coordinator speaks fleet protocol " + std::to_string(kProtocolVersion) + ", the daemon (" +
+    end(session, {Code::kFailedPrecondition, "this coordinator speaks fleet protocol " + std::to_string(kProtocolVersion) + ", the daemon (" +
                                                    hello.software() + ") speaks " + std::to_string(hello.protocol_version()) + ": upgrade the older one"});
     return;
   }
   if (!modest(hello)) {
-    session->close(invalid_argument("the Hello describes more than " + std::to_string(kMaxDataSets) + " data sets, or one of its texts is longer than 4 KiB"));
+    end(session, invalid_argument("the Hello describes more than " + std::to_string(kMaxDataSets) + " data sets, or one of its texts is longer than 4 KiB"));
     return;
   }
   const auto old = nodes_.find(node);
@@ -285,13 +332,13 @@ void Coordinator::greet(const std::shared_ptr<Session>& session, v1::Hello hello
     parts_.metrics.counter("skerry_identity_conflicts_total", "Sessions that did not follow their node's last one", {{"node", node}}).add();
     commit_.batch().audit({unix_now(), "server", "node.conflict", node, "session from " + session->address() + " does not follow the last one"});
     if (old != nodes_.end()) {
-      session->close({Code::kAborted, "another machine uses the identity of node '" + node + "' (connected from " + old->second.session->address() +
+      end(session, {Code::kAborted, "another machine uses the identity of node '" + node + "' (connected from " + old->second.session->address() +
                                           "); if this home was copied, ask the operator for an invitation of its own", true});
       return;
     }
   }
   if (old != nodes_.end()) {
-    old->second.session->close({Code::kAborted, "a newer session of node '" + node + "' took over, from " + session->address(), true});
+    end(old->second.session, {Code::kAborted, "a newer session of node '" + node + "' took over, from " + session->address(), true});
     left(node, false);
     nodes_.erase(node);
   }
@@ -331,7 +378,7 @@ void Coordinator::answered(Live& live, const std::string& node, v1::RunAnswer an
   if (const auto pending = dry_runs_.find(answer.run_id()); pending != dry_runs_.end()) {
     const std::string id = answer.run_id();
     pending->second.waiting.erase(node);
-    pending->second.answers[node] = std::move(answer);
+    pending->second.answers[node] = modest(std::move(answer));
     if (pending->second.waiting.empty()) finish_dry_run(id);
     return;
   }
@@ -344,6 +391,7 @@ void Coordinator::answered(Live& live, const std::string& node, v1::RunAnswer an
     live.session->send(std::move(message));
     return;
   }
+  answer = modest(std::move(answer));
   const bool accepted = answer.accepted() && answer.spec_hash() == run->plan().spec.hash;
   {
     std::lock_guard lock(cargo_mutex_);
@@ -351,10 +399,9 @@ void Coordinator::answered(Live& live, const std::string& node, v1::RunAnswer an
     else run_members_[answer.run_id()].erase(node);
   }
   if (!accepted) {
-    std::string reasons;
-    for (const std::string& reason : answer.reasons()) reasons += (reasons.empty() ? "" : "; ") + reason.substr(0, kMaxTextBytes);
-    spdlog::info("node {} does not take part in run {}: {}", node, answer.run_id(), reasons.empty() ? "no reason given" : reasons);
-    run->refused(node, reasons.empty() ? "its holder gave no reason" : reasons);
+    const std::string reasons = joined(answer.reasons());
+    spdlog::info("node {} does not take part in run {}: {}", node, answer.run_id(), reasons);
+    run->refused(node, reasons);
     if (live.joined.erase(answer.run_id()) > 0) run->handle(NodeLeft{node, /*for_good=*/true});
     return;
   }
@@ -419,9 +466,33 @@ CargoAccess Coordinator::cargo_access() {
                                const std::string&, std::uint64_t size) -> Result<std::string> {
     if (caller.role == Role::kOperator) return std::string();
     SKERRY_ASSIGN(Ticket permitted, check_ticket(options_.ticket_key, ticket, {.thumbprint = thumbprint, .bytes = size}, unix_now()));
+    // A ticket outlives its task, and what is uploaded for a task that is over nobody would ever fetch.
+    auto awaited = std::make_shared<bool>(false);  // shared because the core may come to it after the loop has stopped
+    if (!core_.call([this, awaited, task = permitted.task_id] {
+          const RunHost* run = run_of_task(task);
+          *awaited = run && run->awaits_upload(task);
+        }))
+      return unavailable("the coordinator is stopping; try again soon");
+    if (!*awaited) return failed_precondition("task " + permitted.task_id + " is over: nothing is uploaded for it any more");
     return std::move(permitted.task_id);
   };
+  access.sent = [this](const Identity& caller, const std::string& content_id, std::uint64_t bytes) {
+    if (caller.role != Role::kNode) return;
+    std::lock_guard lock(cargo_mutex_);
+    const auto runs = cargo_runs_.find(content_id);
+    if (runs != cargo_runs_.end() && !runs->second.empty()) cargo_sent_[{*runs->second.begin(), caller.name}] += bytes;
+  };
   return access;
+}
+
+void Coordinator::count_sent_cargo() {
+  decltype(cargo_sent_) sent;
+  {
+    std::lock_guard lock(cargo_mutex_);
+    sent.swap(cargo_sent_);
+  }
+  for (const auto& [whose, bytes] : sent)
+    if (RunHost* run = find_run(whose.first)) run->carried(whose.second, 0, bytes);
 }
 
 void Coordinator::publish_cargo(const RunHost& run) {
@@ -435,6 +506,38 @@ void Coordinator::publish_cargo(const RunHost& run) {
   for (const auto& [id, host] : runs_)
     for (std::string& content : host->readable_cargo()) current.insert(std::move(content));
   std::erase_if(cargo_runs_, [&](const auto& entry) { return !current.contains(entry.first); });
+}
+
+// What lies in the spool for tasks that are over, or of runs that are.
+void Coordinator::sweep_spool() {
+  for (const std::string& task : parts_.cargo.spool_tasks()) {
+    const RunHost* run = run_of_task(task);
+    if (!task.empty() && !(run && run->needs_spool(task))) parts_.cargo.end_task(task);
+  }
+}
+
+void Coordinator::misbehaved(const std::string& node) {
+  const auto found = nodes_.find(node);
+  if (found == nodes_.end()) return;
+  Live& live = found->second;
+  const std::uint64_t now = parts_.clock.monotonic_ms();
+  if (now - live.refusals_since_ms > kRefusalsMs) {
+    live.refusals = 0;
+    live.refusals_since_ms = now;
+  }
+  if (++live.refusals == kMaxRefusals)
+    end(live.session, permission_denied("more than " + std::to_string(kMaxRefusals) + " updates of node '" + node + "' were refused within a minute"));
+}
+
+void Coordinator::end(const std::shared_ptr<Session>& session, Error reason) {
+  session->close(std::move(reason));
+  ending_.push_back(session);
+}
+
+RunHost* Coordinator::run_of_task(const std::string& task) {
+  for (std::size_t dot = task.find('.'); dot != std::string::npos; dot = task.find('.', dot + 1))
+    if (RunHost* run = find_run(task.substr(0, dot))) return run;
+  return nullptr;
 }
 
 RunHost* Coordinator::find_run(const std::string& run_id) {

@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/base/result.h"
@@ -106,6 +107,8 @@ class Coordinator final : public SessionEvents {
     v1::Hello hello;
     bool paused = false;
     std::uint64_t heard_ms = 0;
+    unsigned refusals = 0;  // since refusals_since_ms
+    std::uint64_t refusals_since_ms = 0;
     std::set<std::string> joined;  // runs whose machine knows this session
   };
   struct DryRun {
@@ -122,6 +125,10 @@ class Coordinator final : public SessionEvents {
   std::uint64_t settle();
   void every(std::uint64_t period_ms, std::function<void()> work);
   void sweep();
+  void sweep_spool();
+  void misbehaved(const std::string& node);
+  void end(const std::shared_ptr<Session>& session, Error reason);
+
 
   void message(const std::shared_ptr<Session>& session, v1::FromNode message);
   void greet(const std::shared_ptr<Session>& session, v1::Hello hello);
@@ -132,6 +139,7 @@ class Coordinator final : public SessionEvents {
   void announce(const RunHost& run, Session& session);
 
   RunHost* find_run(const std::string& run_id);
+  RunHost* run_of_task(const std::string& task);
   Result<RunRecord> resolve_run(const std::string& reference);
   Result<v1::RunDetail> detail_of(const std::string& reference);
   void add_run(RunPlan plan, std::vector<VersionRecord> initial, std::string who, v1::SubmitRunReply reply,
@@ -139,6 +147,7 @@ class Coordinator final : public SessionEvents {
   void dry_run(const RunPlan& plan, v1::SubmitRunReply reply, Done<v1::SubmitRunReply> done);
   void finish_dry_run(const std::string& id);
   void publish_cargo(const RunHost& run);
+  void count_sent_cargo();
   void notify_watchers();
   std::int64_t unix_now() const { return static_cast<std::int64_t>(parts_.clock.unix_ms()); }
 
@@ -158,10 +167,13 @@ class Coordinator final : public SessionEvents {
   std::vector<Watcher> watchers_;
   std::set<std::string> changed_;
   std::set<const Session*> greeting_;                     // opened, no Hello yet
-  bool stopping_ = false;
+  std::vector<std::weak_ptr<Session>> ending_;            // told to end
+  bool stopped_ = false;
+
 
   mutable std::mutex cargo_mutex_;
   std::unordered_map<std::string, std::set<std::string>> cargo_runs_;  // content id → runs it is of
+  std::map<std::pair<std::string, std::string>, std::uint64_t> cargo_sent_;  // (run, node) → bytes, not yet told the run
   std::map<std::string, std::set<std::string>> run_members_;           // run → nodes whose holders consented
 
   RunServices services_;

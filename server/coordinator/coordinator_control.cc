@@ -331,7 +331,8 @@ void Coordinator::watch(std::string run, std::function<bool(const v1::RunDetail&
   core_.post([this, run = std::move(run), update = std::move(update), failed = std::move(failed)] {
     const auto detail = detail_of(run);
     if (!detail.ok()) return failed(detail.error());
-    if (update(*detail)) watchers_.push_back({detail->summary().run_id(), update});
+    const bool over = detail->summary().ended_ms() != 0;  // nothing will change any more
+    if (update(*detail) && !over) watchers_.push_back({detail->summary().run_id(), update});
   });
 }
 

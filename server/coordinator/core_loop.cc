@@ -10,7 +10,13 @@ CoreLoop::CoreLoop(const Clock& clock, Settle settle) : clock_(clock), settle_(s
 
 CoreLoop::~CoreLoop() { stop(); }
 
-void CoreLoop::start() { thread_ = std::thread([this] { run(); }); }
+void CoreLoop::start() {
+  {
+    std::lock_guard lock(mutex_);
+    running_ = true;
+  }
+  thread_ = std::thread([this] { run(); });
+}
 
 void CoreLoop::stop() {
   {
@@ -33,6 +39,10 @@ void CoreLoop::post(Work work) {
 void CoreLoop::at(uint64_t due_ms, Work work) { timers_.emplace(due_ms, std::move(work)); }
 
 bool CoreLoop::call(Work work) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!running_) return false;
+  }
   auto done = std::make_shared<std::promise<void>>();
   auto finished = done->get_future();
   post([work = std::move(work), done = std::move(done)] {

@@ -28,7 +28,7 @@ class CoreLoop {
   void post(Work work);
   /// Runs `work` on the loop when the clock's monotonic time reaches `due_ms`; from the loop's thread only.
   void at(uint64_t due_ms, Work work);
-  /// Posts and waits for the work's end; from any other thread. Returns false where the loop has stopped.
+  /// Posts and waits for the work's end; from any other thread. Returns false where the loop does not run.
   bool call(Work work);
 
   void start();
@@ -43,6 +43,7 @@ class CoreLoop {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Work> queue_;
+  bool running_ = false;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -14,7 +14,7 @@
 namespace skerry::server {
 namespace {
 
-constexpr std::size_t kMaxQueuedBytes = 8u << 20;
+constexpr std::size_t kMaxQueuedBytes = 8u << 20;  // beyond a single message, which may carry many small fragments
 
 class FleetStream;
 
@@ -44,7 +44,7 @@ class FleetSession final : public Session, public std::enable_shared_from_this<F
 
 class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNode> {
  public:
-  FleetStream(SessionEvents& events, grpc::CallbackServerContext& context, Result<Identity> caller) : events_(events) {
+  FleetStream(SessionEvents& events, grpc::CallbackServerContext& context, Result<Identity> caller) : events_(events), context_(context) {
     if (!caller.ok()) {
       Finish(to_grpc_status(caller.error()));
       return;
@@ -59,7 +59,7 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
     if (finish_) return;
     queued_bytes_ += message.ByteSizeLong();
     outgoing_.push_back(std::move(message));
-    if (queued_bytes_ > kMaxQueuedBytes) {
+    if (queued_bytes_ > kMaxQueuedBytes && outgoing_.size() > 2) {
       outgoing_.resize(writing_ ? 1 : 0);
       finish_ = Error{Code::kResourceExhausted, "the daemon does not read: more than 8 MiB are waiting for it", true};
     }
@@ -68,6 +68,7 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
 
   void close(Error reason) {
     std::lock_guard lock(mutex_);
+    if (finish_ && writing_) context_.TryCancel();
     if (!finish_) finish_ = std::move(reason);
     advance();
   }
@@ -121,6 +122,7 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
   }
 
   SessionEvents& events_;
+  grpc::CallbackServerContext& context_;
   std::shared_ptr<FleetSession> session_;
   v1::FromNode incoming_;
 

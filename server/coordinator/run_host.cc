@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "common/base/encoding_text.h"
 #include "common/codec/encoding.h"
 #include "server/aggregate/validate.h"
 #include "server/identity/ticket.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr std::int64_t kTicketLifeMs = std::int64_t{7} * 24 * 3600 * 1000;
 constexpr std::uint64_t kVersionsRemembered = 4;   // of each fragment, in memory
 constexpr std::uint64_t kVersionsStored = 2;       // the newest of each fragment; older ones go unless kept or needed
-constexpr std::size_t kReportsRemembered = 10'000;
+constexpr std::size_t kMaxReasonBytes = 1024;     // of what a node says
 constexpr std::uint64_t kTrafficStoreMs = 10'000;  // how often byte counts become durable
 constexpr double kRoundTimeSmoothing = 0.2;        // of the moving average
 
@@ -85,6 +86,7 @@ Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunReco
   std::unique_ptr<RunHost> host(new RunHost(services, std::move(record), std::move(plan), std::move(machine)));
   const std::string& run_id = host->record_.run_id;
   SKERRY_ASSIGN(std::vector<VersionRecord> versions, services.store.versions(run_id, /*with_bytes=*/true));
+  SKERRY_TRY(host->restore_best(versions));
   for (VersionRecord& version : versions) host->remember(std::move(version));
   SKERRY_ASSIGN(const std::vector<UpdateRecord> updates, services.store.accepted_updates(run_id));
   for (const UpdateRecord& update : updates) {
@@ -99,6 +101,26 @@ Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunReco
   }
   SKERRY_ASSIGN(host->discarded_, services.store.discarded_by_reason(run_id));
   return host;
+}
+
+// The best version so far and what it measured, from the rows that say so.
+Result<void> RunHost::restore_best(const std::vector<VersionRecord>& versions) {
+  for (const VersionRecord& version : versions)
+    for (std::uint32_t fragment = 0; version.kept && fragment < plan_.shapes.size(); ++fragment)
+      if (plan_.shapes[fragment].name == version.fragment) kept_[fragment] = version.version;
+  if (kept_.empty()) return {};
+  SKERRY_ASSIGN(const auto rows, services_.store.metrics(record_.run_id));
+  for (const MetricRecord& row : rows) {
+    if (row.kind != "evaluation" || !row.node.empty() || row.version != kept_.begin()->second) continue;
+    for (const MetricValue& metric : row.metrics)
+      if (metric.name == judged_metric()) best_ = metric.value;
+  }
+  return {};
+}
+
+const std::string& RunHost::judged_metric() const {
+  static const std::string kLoss = "loss";
+  return plan_.spec.stop.metric.empty() ? kLoss : plan_.spec.stop.metric;
 }
 
 v1::RunAnnouncement RunHost::announcement() const {
@@ -132,6 +154,13 @@ void RunHost::flush(Batch& batch) {
     record_.status_reason = view.status_reason;
     if (machine_.finished() && record_.ended_ms == 0) record_.ended_ms = unix_now();
     batch.set_run_status(record_.run_id, record_.status, record_.status_reason, record_.ended_ms);
+    services_.changed(record_.run_id);  // those who watch for the end must see it
+  }
+  if (!to_prune_.empty()) {
+    // Only now: an evaluation that closed with the same event may have asked to keep its version.
+    const auto needed = machine_.needed_versions();
+    for (const std::uint32_t fragment : std::exchange(to_prune_, {}))
+      batch.prune_versions(record_.run_id, plan_.shapes[fragment].name, kVersionsStored, needed[fragment]);
   }
   const std::uint64_t monotonic = services_.clock.monotonic_ms();
   if (monotonic - traffic_stored_ms_ >= kTrafficStoreMs || machine_.finished()) {
@@ -147,7 +176,12 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
   carried(node, message.ByteSizeLong(), 0);
   if (body.kind() == v1::TASK_EVALUATE) return reported(node, body, message);
   const std::string task = body.task_id();
-  if (offers_.contains(task)) return;  // the one before is still being checked; its receipt will answer both
+  if (const auto before = offers_.find(task); before != offers_.end()) {
+    // The one before is still being checked; its receipt will answer both.
+    if (before->second.event.node != node) carry_out(Refuse{task, node, "the task belongs to another node"});
+    return;
+  }
+  if (accepted_.contains(task)) return handle(UpdateStored{.task = task, .node = node});  // its bytes were checked before
   auto payloads = check_payloads(body, plan_.spec, plan_.shapes);
   if (!payloads.ok()) return invalid(task, node, payloads.error());
 
@@ -189,7 +223,7 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
 void RunHost::reported(const std::string& node, const v1::UpdateBody& body, const v1::SignedUpdate& message) {
   const std::string& task = body.task_id();
   const auto known = services_.store.task(task);
-  if (known.ok() && !*known && !recorded_reports_.contains(task)) {
+  if (known.ok() && !*known && !deciding_.contains(task)) {
     UpdateRecord record{.task_id = task, .run_id = record_.run_id, .node = node, .kind = body.kind(), .examples = body.examples()};
     record.body = message.body();
     record.signature = message.signature();
@@ -212,6 +246,7 @@ void RunHost::check_cargo(Offer offer) {
     }
     auto path = services_.cargo.spool_file(offer.event.task, payload.content_id);
     if (!path.ok()) {
+      if (!machine_.awaits(offer.event.task)) return handle(std::move(offer.event));  // it is too late to upload anything
       // Not an answer about the task: the daemon uploads what is missing and offers it again.
       send_receipt(offer.event.node, {.task_id = offer.event.task, .run_id = record_.run_id, .reason = "its cargo " + payload.content_id + " is not here yet: upload it, then offer the update again"});
       return;
@@ -256,9 +291,17 @@ void RunHost::admit(Offer offer) {
 }
 
 void RunHost::invalid(const std::string& task, const std::string& node, const Error& why) {
-  spdlog::warn("run {}: the update of task {} by node {} is refused: {}", record_.run_id, task, node, why.message);
+  const std::string reason = one_line(why.message, kMaxReasonBytes);
+  spdlog::warn("run {}: the update of task {} by node {} is refused: {}", record_.run_id, one_line(task, 128), node, reason);
+  services_.misbehaved(node);
   services_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", node}, {"code", std::string(code_name(why.code))}}).add();
-  handle(UpdateInvalid{task, node, why.message});
+  handle(UpdateInvalid{task, node, reason});
+}
+
+void RunHost::failed(const std::string& node, const std::string& task, Error error) {
+  error.message = one_line(error.message, kMaxReasonBytes);
+  if (machine_.awaits(task)) spdlog::warn("node {} gave up task {}: {}", node, task, to_string(error));
+  handle(TaskFailed{task, node, std::move(error)});
 }
 
 void RunHost::progressed(const std::string& node, const v1::Progress& progress) {
@@ -301,28 +344,37 @@ void RunHost::carry_out(const CountReport& command) {
     services_.commit.after([this, node = command.node, decision] { send_receipt(node, decision); });
     return;
   }
-  if (recorded_reports_.size() >= kReportsRemembered) recorded_reports_.clear();  // the store knows them by now
-  recorded_reports_.insert(command.task);
+  deciding_.insert(command.task);
   services_.commit.accept(std::move(report.mapped()), unix_now(), [](const std::string&) {});
   services_.commit.count(command.task, record_.run_id, command.node, 0, decision.version, unix_now(), [this, node = command.node, decision](const std::string& chain) mutable {
+    deciding_.erase(decision.task_id);
     decision.chain = chain;
     send_receipt(node, decision);
   });
 }
 
 void RunHost::carry_out(const Discard& command) {
-  spdlog::info("run {}: the update of task {} by node {} is discarded: {}", record_.run_id, command.task, command.node, command.reason);
-  ++discarded_[command.reason];
-  services_.metrics.counter("skerry_updates_discarded_total", "Updates discarded", {{"run", record_.run_id}}).add();
-  accepted_.erase(command.task);
   progress_.erase(command.node);
+  TaskRecord decision{.task_id = command.task, .run_id = record_.run_id, .node = command.node, .state = UpdateState::kDiscarded, .reason = command.reason};
+  if (deciding_.contains(command.task)) return tell_decision(command.node, decision);
+  const auto known = services_.store.task(command.task);
+  if (!known.ok()) return spdlog::error("run {}: task {} cannot be looked up: {}", record_.run_id, command.task, known.error().message);
+  if (*known && (*known)->state != UpdateState::kAccepted) return tell_decision(command.node, **known);  // offered again
+
+  spdlog::info("run {}: the update of task {} by node {} is discarded: {}", record_.run_id, command.task, command.node, command.reason);
+  ++discarded_[kind_of_reason(command.reason)];
+  services_.metrics.counter("skerry_updates_discarded_total", "Updates discarded", {{"run", record_.run_id}}).add();
+  deciding_.insert(command.task);
   services_.commit.discard(command.task, record_.run_id, command.node, 0, command.reason, unix_now(), [this, command](const std::string& chain) {
+    deciding_.erase(command.task);
+    accepted_.erase(command.task);
     send_receipt(command.node, {.task_id = command.task, .run_id = record_.run_id, .state = UpdateState::kDiscarded, .reason = command.reason, .chain = chain});
   });
 }
 
 void RunHost::carry_out(const Refuse& command) {
-  spdlog::warn("run {}: node {} offered an update for task {}, which is not its own: {}", record_.run_id, command.node, command.task, command.reason);
+  spdlog::warn("run {}: node {} offered an update for task {}: {}", record_.run_id, command.node, one_line(command.task, 128), command.reason);
+  services_.misbehaved(command.node);
   services_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", command.node}, {"code", "PERMISSION_DENIED"}}).add();
   services_.commit.after([this, command] {
     send_receipt(command.node, {.task_id = command.task, .run_id = record_.run_id, .state = UpdateState::kDiscarded, .reason = command.reason});
@@ -330,14 +382,17 @@ void RunHost::carry_out(const Refuse& command) {
 }
 
 void RunHost::carry_out(const AskStore& command) {
-  auto decision = services_.store.task(command.task);
-  if (decision.ok() && *decision && (*decision)->node != command.node)
-    return carry_out(Refuse{command.task, command.node, "the task is another node's"});
-  if (decision.ok() && *decision && ((*decision)->state == UpdateState::kCounted || (*decision)->state == UpdateState::kDiscarded)) {
-    services_.commit.after([this, command, decision = **decision] { send_receipt(command.node, decision); });
-    return;
-  }
-  carry_out(Discard{command.task, command.node, command.otherwise});
+  const auto decision = services_.store.task(command.task);
+  if (!decision.ok()) return spdlog::error("run {}: task {} cannot be looked up: {}", record_.run_id, one_line(command.task, 128), decision.error().message);
+  if (*decision && ((*decision)->node != command.node || (*decision)->run_id != record_.run_id))
+    return carry_out(Refuse{command.task, command.node, "the task is another node's or another run's"});
+  if (*decision && (*decision)->state != UpdateState::kAccepted) return tell_decision(command.node, **decision);
+  if (command.record) return carry_out(Discard{command.task, command.node, command.otherwise});
+  carry_out(Refuse{command.task, command.node, command.otherwise});
+}
+
+void RunHost::tell_decision(const std::string& node, const TaskRecord& decision) {
+  services_.commit.after([this, node, decision] { send_receipt(node, decision); });
 }
 
 void RunHost::carry_out(const AssignTask& command) {
@@ -436,14 +491,13 @@ void RunHost::carry_out(const Count& command) {
   const std::int64_t time = unix_now();
   const std::uint64_t new_version = command.fragments.empty() ? 0 : command.fragments.front().new_version;
   for (std::size_t i = 0; i < command.tasks.size(); ++i) {
-    accepted_.erase(command.tasks[i]);
     services_.commit.count(command.tasks[i], record_.run_id, command.nodes[i], command.exchange, new_version, time,
                            [this, task = command.tasks[i], node = command.nodes[i], exchange = command.exchange, new_version](const std::string& chain) {
+                             accepted_.erase(task);
                              send_receipt(node, {.task_id = task, .run_id = record_.run_id, .state = UpdateState::kCounted, .exchange = exchange, .version = new_version, .chain = chain});
                            });
   }
   Batch& batch = services_.commit.batch();
-  const auto needed = machine_.needed_versions();
   latest_metrics_.insert_or_assign("updates", static_cast<double>(command.tasks.size()));
   for (const auto& [name, value] : command.metrics) latest_metrics_[name] = value;
   for (std::size_t i = 0; i < reductions.mapped().size(); ++i) {
@@ -458,7 +512,8 @@ void RunHost::carry_out(const Count& command) {
     batch.release(reduction.version);
     batch.add_metric({record_.run_id, "exchange", fragment, command.exchange, reduction.version.version, time,
                       static_cast<std::uint32_t>(command.tasks.size()), as_values(metrics), ""});
-    batch.prune_versions(record_.run_id, fragment, kVersionsStored, needed[command.fragments[i].fragment]);
+    to_prune_.insert(command.fragments[i].fragment);
+
     services_.metrics.histogram("skerry_reduce_seconds", "Time of one fragment's reduction", duration_bounds(), {{"run", record_.run_id}}).observe(reduction.statistics.seconds);
     remember(std::move(reduction.version));
   }
@@ -485,17 +540,18 @@ void RunHost::carry_out(const EvaluationDone& command) {
 
   // The best version stays: by the stop rule's metric, else by the loss.
   const bool higher = !plan_.spec.stop.metric.empty() && plan_.spec.stop.comparison == StopSpec::Comparison::kAtLeast;
-  const auto metric = command.metrics.find(plan_.spec.stop.metric.empty() ? "loss" : plan_.spec.stop.metric);
+  const auto metric = command.metrics.find(judged_metric());
   if (metric == command.metrics.end()) return;
   if (best_ && (higher ? metric->second <= *best_ : metric->second >= *best_)) return;
+  for (const auto& [fragment, number] : command.versions)  // one that was pruned before it was measured cannot be kept
+    if (const auto stored = services_.store.version(record_.run_id, plan_.shapes[fragment].name, number); !stored.ok() || !*stored) return;
   best_ = metric->second;
   for (const auto& [fragment, number] : command.versions) {
-    if (!versions_[fragment].contains(number)) continue;
-    for (auto& [other, record] : versions_[fragment]) {
-      if (record.kept && other != number) batch.keep_version(record_.run_id, record.fragment, other, false);
-      record.kept = other == number;
-    }
-    batch.keep_version(record_.run_id, plan_.shapes[fragment].name, number, true);
+    const std::string& name = plan_.shapes[fragment].name;
+    if (const auto before = kept_.find(fragment); before != kept_.end() && before->second != number)
+      batch.keep_version(record_.run_id, name, before->second, false);
+    kept_[fragment] = number;
+    batch.keep_version(record_.run_id, name, number, true);
   }
 }
 
@@ -513,9 +569,22 @@ void RunHost::carry_out(const Finish& command) {
 }
 
 void RunHost::carry_out(const WakeAt& command) {
-  const std::uint64_t serial = ++wake_serial_;
-  services_.core.at(static_cast<std::uint64_t>(std::max<Instant>(command.at, 0)), [this, serial] {
-    if (serial == wake_serial_) handle(Tick{});
+  wake_at_ = command.at;
+  wake();
+}
+
+// Sees to it that the core looks no later than at wake_at_. A look that is already planned before then is enough: deadlines
+// move with every exchange, and a timer for each would pile up.
+void RunHost::wake() {
+  if (!wakes_.empty() && *wakes_.begin() <= *wake_at_) return;
+  const Instant at = std::max<Instant>(*wake_at_, 0);
+  wakes_.insert(at);
+  services_.core.at(static_cast<std::uint64_t>(at), [this, at] {
+    wakes_.erase(at);
+    if (!wake_at_) return;
+    if (*wake_at_ > now()) return wake();
+    wake_at_.reset();
+    handle(Tick{});
   });
 }
 
@@ -538,7 +607,9 @@ const VersionRecord* RunHost::version(std::uint32_t fragment, std::uint64_t numb
   if (const auto found = known.find(number); found != known.end()) return &found->second;
   auto stored = services_.store.version(record_.run_id, plan_.shapes[fragment].name, number);
   if (!stored.ok() || !*stored) return nullptr;
-  return &(known[number] = std::move(**stored));
+  const VersionRecord* loaded = &(known[number] = std::move(**stored));
+  services_.released(*this);
+  return loaded;
 }
 
 void RunHost::remember(VersionRecord record) {

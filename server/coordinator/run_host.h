@@ -50,8 +50,10 @@ struct RunServices {
   std::function<std::optional<NodeSession>(const std::string& node)> session_of;
   /// The run's state changed: status, versions, metrics.
   std::function<void(const std::string& run_id)> changed;
-  /// There is a new version, about to be sent to nodes.
+  /// There is a new version, or an older one about to be sent to nodes again.
   std::function<void(const RunHost& run)> released;
+  /// What a node said was refused. Nobody needs a node that does little else.
+  std::function<void(const std::string& node)> misbehaved;
 };
 
 /// Used by the core's thread alone.
@@ -78,7 +80,21 @@ class RunHost {
   /// An update whose signature is right. Its payload is checked here or, where it is cargo, on the bulk thread.
   void offered(const std::string& node, v1::UpdateBody body, v1::SignedUpdate message);
 
+  /// A node sent something for `task` that is no update: its task ends by it, another's does not.
+  void invalid(const std::string& task, const std::string& node, const Error& why);
+
+  /// A node gave up a task.
+  void failed(const std::string& node, const std::string& task, Error error);
+
+  /// Whether bytes may be uploaded for this task.
+  bool awaits_upload(const std::string& task) const { return machine_.awaits(task); }
+  /// Whether what was uploaded for this task is still of use.
+  bool needs_spool(const std::string& task) const { return machine_.awaits(task) || accepted_.contains(task); }
+
   void progressed(const std::string& node, const v1::Progress& progress);
+
+  /// So many bytes of this run crossed the wire, from and to this node.
+  void carried(const std::string& node, std::uint64_t bytes_up, std::uint64_t bytes_down);
 
   /// A node's holder does not let it take part, for this reason; an empty one takes it back.
   void refused(const std::string& node, const std::string& reason);
@@ -114,14 +130,16 @@ class RunHost {
   void reported(const std::string& node, const v1::UpdateBody& body, const v1::SignedUpdate& message);
   void check_cargo(Offer offer);
   void admit(Offer offer);
-  void invalid(const std::string& task, const std::string& node, const Error& why);
+  void wake();
+  void tell_decision(const std::string& node, const TaskRecord& decision);
   void reduced(std::uint64_t exchange, Result<std::vector<Reduction>> outcome);
+  Result<void> restore_best(const std::vector<VersionRecord>& versions);
+  const std::string& judged_metric() const;
   void send_receipt(const std::string& node, const TaskRecord& decision);
   v1::Task task_message(const AssignTask& command, const NodeSession& session);
   v1::FragmentVersion fragment_version(const ReadFragment& read);
   const VersionRecord* version(std::uint32_t fragment, std::uint64_t number);
   void remember(VersionRecord record);
-  void carried(const std::string& node, std::uint64_t bytes_up, std::uint64_t bytes_down);
   void flush(Batch& batch);
   Instant now() const { return static_cast<Instant>(services_.clock.monotonic_ms()); }
   std::int64_t unix_now() const { return static_cast<std::int64_t>(services_.clock.unix_ms()); }
@@ -135,11 +153,12 @@ class RunHost {
   bool handling_ = false;
   std::map<std::string, Offer> offers_;              // by task: being checked, or the machine is being asked
   std::map<std::string, UpdateRecord> reports_;      // by task: evaluations the machine is being asked about
-  std::set<std::string> recorded_reports_;           // tasks, the latest
-  std::map<std::string, AcceptedUpdate> accepted_;   // by task: of exchanges that are not committed
+  std::set<std::string> deciding_;                   // tasks whose decision is not durable yet
+  std::map<std::string, AcceptedUpdate> accepted_;   // by task: until their decision is durable
   std::map<std::uint64_t, std::vector<Reduction>> reductions_;  // by exchange: done, not released
   std::vector<std::map<std::uint64_t, VersionRecord>> versions_;  // by fragment, the newest few, by number
-  std::uint64_t wake_serial_ = 0;
+  std::optional<Instant> wake_at_;                    // when the machine wants a Tick
+  std::set<Instant> wakes_;                           // when the core will look
 
   struct TaskProgress {
     std::uint64_t step = 0;
@@ -149,9 +168,11 @@ class RunHost {
   std::map<std::string, TaskProgress> progress_;        // by node
   std::map<std::string, std::string> refusals_;         // by node
   std::map<std::string, double> latest_metrics_;
-  std::map<std::string, std::uint64_t> discarded_;      // by reason
+  std::map<std::string, std::uint64_t> discarded_;      // by kind of reason
   std::optional<double> best_;                          // of the metric that evaluations are judged by
+  std::map<std::uint32_t, std::uint64_t> kept_;         // fragment → the version that was best, which stays
   std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> traffic_;  // by node: up, down; not yet stored
+  std::set<std::uint32_t> to_prune_;  // fragments with a new version
   std::uint64_t traffic_stored_ms_ = 0;
   std::uint64_t released_ms_ = 0;
   double seconds_per_round_ = 0;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "common/os/files.h"
 #include "strategies/presets.h"
 
 namespace skerry::server {
@@ -33,13 +34,10 @@ Result<StoredBlob> keep(Artefact& artefact, const std::string& path, CargoStore&
   return blob;
 }
 
-Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_id, std::uint64_t exchange,
-                                  CargoStore& cargo, AggregationEngine& engine) {
-  OutputPaths& output = fragment.job.output;
-  if (fragment.shape.file_bytes > kInlineLimit)
-    output = {cargo.scratch_path(), cargo.scratch_path(), cargo.scratch_path(), true};
-  SKERRY_ASSIGN(ReduceOutcome outcome, engine.reduce(fragment.job));
-
+// Makes an outcome durable.
+Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, const std::string& run_id, std::uint64_t exchange,
+                           CargoStore& cargo) {
+  const OutputPaths& output = fragment.job.output;
   Reduction reduction;
   reduction.statistics = std::move(outcome.statistics);
   VersionRecord& version = reduction.version;
@@ -58,6 +56,19 @@ Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_
     version.state_bytes = std::move(outcome.state.bytes);
   }
   return reduction;
+}
+
+Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_id, std::uint64_t exchange,
+                                  CargoStore& cargo, AggregationEngine& engine) {
+  OutputPaths& output = fragment.job.output;
+  if (fragment.shape.file_bytes > kInlineLimit)
+    output = {cargo.scratch_path(), cargo.scratch_path(), cargo.scratch_path(), true};
+  SKERRY_ASSIGN(ReduceOutcome outcome, engine.reduce(fragment.job));
+  Result<Reduction> kept = keep_all(fragment, std::move(outcome), run_id, exchange, cargo);
+  if (!kept.ok())  // the exchange is reduced anew later: what is left must not fill the disk
+    for (const std::string& path : {output.fragment, output.step, output.state})
+      if (!path.empty()) (void)remove_file(path).ok();
+  return kept;
 }
 
 }  // namespace

@@ -18,10 +18,10 @@ class Session {
   virtual const Identity& identity() const = 0;  ///< its key verifies the daemon's updates
   virtual const std::string& address() const = 0;          ///< "ipv4:127.0.0.1:51234"
 
-  /// Queues one message; messages arrive in order. A daemon that lets more than 8 MiB queue up is disconnected.
+  /// Queues one message; messages arrive in order. A daemon that lets several messages of more than 8 MiB queue up is disconnected.
   virtual void send(v1::ToNode message) = 0;
 
-  /// Ends the stream with this status, after what was queued.
+  /// Ends the stream with this status, after what was queued. Called again, it cuts off a stream whose daemon does not read.
   virtual void close(Error reason) = 0;
 
   /// Reads the daemon's next message. Called once for each message received, when it was dealt with: a daemon cannot

@@ -46,6 +46,7 @@ Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, co
                                                   const std::vector<FragmentShape>& shapes) {
   if (body.spec_hash() != spec.hash)
     return invalid_argument("the update was made for run spec " + body.spec_hash() + ", this run's is " + spec.hash);
+  if (body.kind() != v1::TASK_TRAIN) return invalid_argument("an update's kind is train or evaluate, not " + std::to_string(body.kind()));
   if (body.fragments_size() == 0) return invalid_argument("the update carries no fragment");
   SKERRY_ASSIGN(const Encoding* encoding, find_encoding(spec.exchange.up));
 

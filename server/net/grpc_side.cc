@@ -11,6 +11,13 @@
 
 namespace skerry::server {
 
+namespace {
+
+// What we say ourselves may be large: a task that brings hundreds of small fragments, the metrics of a long run.
+constexpr int kMaxSentBytes = 64 << 20;
+
+}  // namespace
+
 struct GrpcSide::State {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
@@ -40,7 +47,7 @@ Result<std::unique_ptr<GrpcSide>> GrpcSide::start(const PortOptions& options,
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits.grpc_streams);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(limits.header_bytes));
   builder.SetMaxReceiveMessageSize(static_cast<int>(limits.grpc_message_bytes));
-  builder.SetMaxSendMessageSize(static_cast<int>(limits.grpc_message_bytes));
+  builder.SetMaxSendMessageSize(kMaxSentBytes);
 
   auto state = std::make_unique<State>();
   using Kind = grpc::ServerBuilder::experimental_type::ExternalConnectionType;

@@ -2,6 +2,27 @@
 
 namespace skerry::server {
 
+std::string kind_of_reason(std::string_view reason) {
+  std::string kind;
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  for (std::size_t i = 0; i < reason.size(); ++i) {
+    const char c = reason[i];
+    const bool word = i > 0 && ((reason[i - 1] >= 'a' && reason[i - 1] <= 'z') || (reason[i - 1] >= 'A' && reason[i - 1] <= 'Z'));
+    if (c == '\'' && !word) {  // not an apostrophe
+      const std::size_t end = reason.find('\'', i + 1);
+      kind += "'…'";
+      if (end == std::string_view::npos) break;
+      i = end;
+    } else if (digit(c)) {
+      while (i + 1 < reason.size() && (digit(reason[i + 1]) || (reason[i + 1] == '.' && i + 2 < reason.size() && digit(reason[i + 2])))) ++i;
+      kind += '#';
+    } else {
+      kind += c;
+    }
+  }
+  return kind;
+}
+
 void Batch::put_run(RunRecord run) { operations_.emplace_back(std::move(run)); }
 
 void Batch::set_run_status(std::string run_id, std::string status, std::string reason, std::int64_t ended_ms) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace skerry::server {
@@ -101,6 +102,10 @@ struct VersionRecord {
   std::int64_t time_ms = 0;          ///< Unix time
   bool kept = false;                 ///< never pruned: every n-th, the best, what the operator marked
 };
+
+/// What kind of reason this is: numbers as '#' and what is quoted as '…', so that updates can be counted by reason without
+/// one count for each.
+std::string kind_of_reason(std::string_view reason);
 
 struct MetricValue {
   std::string name;

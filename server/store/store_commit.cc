@@ -146,7 +146,7 @@ struct BatchWriter {
       }
       if (in_spool || !was_accepted) report.decided_tasks.push_back(decide.task_id);
     }
-    decisions[{decide.run_id, {static_cast<int>(decide.state), counted ? decide.node : decide.reason}}] += 1;
+    decisions[{decide.run_id, {static_cast<int>(decide.state), counted ? decide.node : kind_of_reason(decide.reason)}}] += 1;
     return append_receipt({0,
                            counted ? "COUNTED" : "DISCARDED",
                            decide.run_id,

@@ -100,4 +100,23 @@ TEST_CASE("contributions are asked for once, right before the commit") {
   CHECK(world.store.machine_rows("r-1").value().at("key") == "1");
 }
 
+TEST_CASE("at the end what waits is committed and told, and what would follow lets go of its callers") {
+  World world;
+  std::vector<std::string> told;
+  world.accept("t-1", told);
+  auto caller = std::make_shared<int>(0);
+  world.group.after([caller, &world] { world.group.after([caller] {}); });
+  world.group.finish();
+  CHECK(told.size() == 1);
+  CHECK(world.store.task("t-1").value()->state == UpdateState::kAccepted);
+  CHECK(caller.use_count() == 1);
+}
+
+TEST_CASE("updates are counted by the kind of their reason, whatever its numbers and quotations are") {
+  CHECK(kind_of_reason("exchange 17 was completed without this update") == "exchange # was completed without this update");
+  CHECK(kind_of_reason("its norm is 3.25, the run allows 1.5") == "its norm is #, the run allows #");
+  CHECK(kind_of_reason("fragment 'x\n9': the model has no fragment of this name") == "fragment '…': the model has no fragment of this name");
+  CHECK(kind_of_reason("the holder's policy") == "the holder's policy");
+}
+
 }  // namespace skerry::server

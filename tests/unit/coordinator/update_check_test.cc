@@ -38,6 +38,7 @@ RunPlan plan() { return RunPlan::from_spec(parse_run_spec(kSpec, strategies::spe
 v1::UpdateBody update_of(const RunPlan& plan) {
   v1::UpdateBody body;
   body.set_task_id("r-1.1-x.1");
+  body.set_kind(v1::TASK_TRAIN);
   body.set_spec_hash(plan.spec.hash);
   body.set_node("alder");
   v1::FragmentUpdate& fragment = *body.add_fragments();

@@ -32,3 +32,11 @@ TEST_CASE("a byte string has exactly one base64url spelling") {
   CHECK_FALSE(from_base64url("Zm9+").ok());  // the other alphabet
   CHECK_FALSE(from_base64url("Z").ok());
 }
+
+TEST_CASE("text from outside becomes one line that is cut between characters and steers no terminal") {
+  CHECK(one_line("two\nlines \x1b[31m", 100) == "two?lines ?[31m");
+  CHECK(one_line("abc", 3) == "abc");
+  CHECK(one_line("abcd", 3) == "abc...");
+  CHECK(one_line("a\u00e9\u00e9", 4) == "a\u00e9...");
+  CHECK(one_line("", 0).empty());
+}
