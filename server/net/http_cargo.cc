@@ -128,6 +128,8 @@ void HttpConnection::send_mapped() {
                   if (!ok || self->closed_) return self->close();
                   self->download_->position += count;
                   self->count_down(count);
+                  if (const auto& sent = self->side_.options.cargo_access.sent)
+                    sent(*self->request_.identity, std::string(self->request_.param("id")), count);
                   self->send_mapped();
                 });
 }

@@ -59,6 +59,8 @@ struct CargoAccess {
   std::function<Result<std::string>(const Identity& caller, const std::string& thumbprint, const std::string& ticket,
                                     const std::string& content_id, std::uint64_t size)>
       check_upload;
+  /// So many bytes of this cargo went to the caller; may be empty. Called from I/O threads, often: must only count.
+  std::function<void(const Identity& caller, const std::string& content_id, std::uint64_t bytes)> sent;
 };
 
 struct PortOptions {
