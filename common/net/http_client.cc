@@ -59,9 +59,13 @@ std::size_t give_upload(char* buffer, std::size_t size, std::size_t count, void*
   return wanted;
 }
 
-// libcurl goes back to the start when a kept connection turns out to be dead.
+// libcurl goes back to the start when a kept connection turns out to be dead. Not so where much was sent already: the
+// connection broke in the middle, and the caller knows better than to send everything again.
+constexpr std::uint64_t kSentAgain = 1 << 20;
+
 int seek_upload(void* user, curl_off_t offset, int origin) {
   auto& exchange = *static_cast<Exchange*>(user);
+  if (exchange.sent > kSentAgain) return CURL_SEEKFUNC_FAIL;
   if (origin != SEEK_SET || offset < 0 || static_cast<std::uint64_t>(offset) > exchange.upload_size())
     return CURL_SEEKFUNC_FAIL;
   exchange.sent = static_cast<std::uint64_t>(offset);
@@ -205,6 +209,7 @@ Error transport_error(CURLcode code, CURL* handle, const std::string& detail, co
       return unavailable("TLS with " + host + " failed: " + detail);
     case CURLE_GOT_NOTHING:
     case CURLE_SEND_ERROR:
+    case CURLE_SEND_FAIL_REWIND:
     case CURLE_RECV_ERROR:
     case CURLE_PARTIAL_FILE:
       // TLS 1.3 servers refuse a client's certificate after the handshake: it shows as an alert while reading.

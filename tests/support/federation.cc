@@ -167,6 +167,13 @@ ExitStatus Federation::stop_server() {
   return status;
 }
 
+void Federation::reconnect() {
+  for (const auto& [name, node] : nodes_)
+    if (node->running()) (void)node->command({"resume"});
+  for (const auto& [name, node] : nodes_)
+    if (node->running()) wait_for_node(name);
+}
+
 std::string Federation::server_log() const { return earlier_log_ + (server_ ? server_->log() : ""); }
 
 bool Federation::wait_for_server_log(const std::string& text, std::int64_t timeout_ms) const {

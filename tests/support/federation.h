@@ -109,6 +109,8 @@ class Federation {
   void kill_server();
   /// SIGTERM and the end.
   ExitStatus stop_server();
+  /// Has every daemon dial now instead of after its backoff, and waits until all are online.
+  void reconnect();
   /// Takes effect with the next start.
   void configure_server(ServerOptions options);
   Child& server() { return *server_; }
