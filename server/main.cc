@@ -1,5 +1,7 @@
 // skerry-server: the coordinator.
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -20,6 +22,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "common/base/encoding_text.h"
 #include "common/crypto/x509.h"
 #include "common/os/clock.h"
 #include "common/os/files.h"
@@ -41,11 +44,27 @@ constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 constexpr std::uint64_t kMaxCertificateBytes = 64 * 1024;
 constexpr std::chrono::milliseconds kDrain{5000};
+constexpr std::size_t kMaxLogBytes = 16 * 1024;
 
 int fail(const Error& error) {
   std::fprintf(stderr, "skerry-server: %s\n", error.message.c_str());
   return error.code == Code::kInvalidArgument ? kExitUsage : kExitFailure;
 }
+
+// A log line's text: one line, whatever a peer had its share in; as JSON with its quotes escaped.
+class LogText final : public spdlog::custom_flag_formatter {
+ public:
+  explicit LogText(bool as_json) : as_json_(as_json) {}
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
+    std::string text = one_line({message.payload.data(), message.payload.size()}, kMaxLogBytes);
+    if (as_json_) text = nlohmann::json(std::move(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    out.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<LogText>(as_json_); }
+
+ private:
+  bool as_json_;
+};
 
 struct InitArguments {
   std::string federation = "skerry";
@@ -221,7 +240,10 @@ int main_of(int argc, char** argv) {
   }
 
   spdlog::set_default_logger(spdlog::stderr_color_mt("skerry-server"));
-  spdlog::set_pattern(running.log_json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})" : "%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<LogText>('*', running.log_json);
+  formatter->set_pattern(running.log_json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":%*})" : "%Y-%m-%d %H:%M:%S.%e %^%l%$ %*");
+  spdlog::set_formatter(std::move(formatter));
   prctl(PR_SET_DUMPABLE, 0);  // keys stay out of core dumps
   std::signal(SIGPIPE, SIG_IGN);
   // Blocked before any thread starts, so that only the signal descriptor sees them.

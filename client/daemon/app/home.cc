@@ -9,11 +9,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/base/encoding_text.h"
 #include "common/crypto/sha256.h"
 #include "common/os/files.h"
 
 namespace skerry::client {
 namespace {
+
+constexpr std::size_t kMaxLogBytes = 16 * 1024;
 
 std::atomic<bool> json_log{false};
 
@@ -53,7 +56,7 @@ void start_log(bool as_json) {
 void log(Note::Level level, std::string_view text) {
   const auto at = level == Note::Level::kError ? spdlog::level::err : level == Note::Level::kWarning ? spdlog::level::warn : spdlog::level::info;
   if (json_log) spdlog::log(at, nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  else spdlog::log(at, text);
+  else spdlog::log(at, one_line(text, kMaxLogBytes));  // a coordinator's words neither begin lines nor steer terminals
 }
 
 }  // namespace skerry::client
