@@ -15,26 +15,32 @@ Batch& CommitGroup::batch() {
 
 void CommitGroup::expect(WithChain then) { receipts_.push_back(std::move(then)); }
 
+void CommitGroup::decide(const std::string& task_id, WithChain then) {
+  if (const auto acceptance = accepted_.extract(task_id); !acceptance.empty()) receipts_[acceptance.mapped()] = nullptr;
+  expect(std::move(then));
+}
+
 Batch& CommitGroup::lingering() {
   if (linger_until_ == 0) linger_until_ = clock_.monotonic_ms() + kLingerMs;
   return batch_;
 }
 
 void CommitGroup::accept(UpdateRecord update, std::int64_t now_ms, WithChain then) {
+  accepted_[update.task_id] = receipts_.size();
   lingering().accept(std::move(update), now_ms);
   expect(std::move(then));
 }
 
 void CommitGroup::count(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
                         std::uint64_t version, std::int64_t now_ms, WithChain then) {
+  decide(task_id, std::move(then));
   lingering().count(std::move(task_id), std::move(run_id), std::move(node), exchange, version, now_ms);
-  expect(std::move(then));
 }
 
 void CommitGroup::discard(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange,
                           std::string reason, std::int64_t now_ms, WithChain then) {
+  decide(task_id, std::move(then));
   lingering().discard(std::move(task_id), std::move(run_id), std::move(node), exchange, std::move(reason), now_ms);
-  expect(std::move(then));
 }
 
 void CommitGroup::after(std::function<void()> action) { after_.push_back(std::move(action)); }
@@ -79,7 +85,9 @@ std::uint64_t CommitGroup::settle() {
     linger_until_ = 0;
 
     const auto receipts = std::exchange(receipts_, {});
-    for (std::size_t i = 0; i < receipts.size(); ++i) receipts[i](report.chains[i]);
+    accepted_.clear();
+    for (std::size_t i = 0; i < receipts.size(); ++i)
+      if (receipts[i]) receipts[i](report.chains[i]);
     for (const auto& action : std::exchange(after_, {})) action();
     for (const std::string& id : report.unreferenced_cargo) (void)cargo_.remove_cargo(id).ok();
     for (const std::string& name : report.unreferenced_states) (void)cargo_.remove_state(name).ok();
@@ -93,6 +101,7 @@ void CommitGroup::finish() {
   linger_until_ = 0;
   settle();
   receipts_.clear();
+  accepted_.clear();
   after_.clear();
   before_.clear();
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "common/base/result.h"
@@ -28,7 +29,8 @@ class CommitGroup {
   /// For operations without a receipt. They are urgent.
   Batch& batch();
 
-  /// As Batch::accept, count and discard; `then` gets the receipt chain's head after it, once it is durable.
+  /// As Batch::accept, count and discard; `then` gets the receipt chain's head after it, once it is durable. An acceptance
+  /// whose task is decided in the same commit is not told: the decision is.
   using WithChain = std::function<void(const std::string& chain)>;
   void accept(UpdateRecord update, std::int64_t now_ms, WithChain then);
   void count(std::string task_id, std::string run_id, std::string node, std::uint64_t exchange, std::uint64_t version,
@@ -57,12 +59,14 @@ class CommitGroup {
  private:
   Batch& lingering();
   void expect(WithChain then);
+  void decide(const std::string& task_id, WithChain then);
 
   Store& store_;
   CargoStore& cargo_;
   const Clock& clock_;
   Batch batch_;
   std::vector<WithChain> receipts_;
+  std::unordered_map<std::string, std::size_t> accepted_;  // by task: its place in receipts_
   std::vector<std::function<void()>> after_;
   std::set<std::string> before_keys_;
   std::vector<std::function<void(Batch&)>> before_;

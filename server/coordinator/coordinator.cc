@@ -81,7 +81,11 @@ Coordinator::Coordinator(CoordinatorOptions options, CoordinatorParts parts)
                 parts.metrics,
                 options_.ticket_key,
                 [this](const std::string& node, v1::ToNode outgoing) {
-                  if (const auto live = nodes_.find(node); live != nodes_.end()) live->second.session->send(std::move(outgoing));
+                  const auto live = nodes_.find(node);
+                  if (live == nodes_.end()) return;
+                  if (!settling_) return live->second.session->send(std::move(outgoing));
+                  live->second.session->queue(std::move(outgoing));
+                  queued_.push_back(live->second.session);
                 },
                 [this](const std::string& node) -> std::optional<NodeSession> {
                   const auto live = nodes_.find(node);
@@ -145,7 +149,11 @@ void Coordinator::stop() {
 
 std::uint64_t Coordinator::settle() {
   const bool was_stuck = commit_.stuck();
+  // What a commit lets us say to a node, its receipt and its next task, leaves together.
+  settling_ = true;
   const std::uint64_t wait = commit_.settle();
+  settling_ = false;
+  for (const auto& session : std::exchange(queued_, {})) session->flush();
   if (commit_.fatal()) {
     spdlog::critical("the store failed: {}", commit_.fatal()->message);
     if (fatal_handler_) std::exchange(fatal_handler_, nullptr)(*commit_.fatal());

@@ -166,6 +166,8 @@ class Coordinator final : public SessionEvents {
   std::map<std::string, DryRun> dry_runs_;
   std::vector<Watcher> watchers_;
   std::set<std::string> changed_;
+  bool settling_ = false;
+  std::vector<std::shared_ptr<Session>> queued_;          // of messages that leave when the commit is settled
   std::set<const Session*> greeting_;                     // opened, no Hello yet
   std::vector<std::weak_ptr<Session>> ending_;            // told to end
   bool stopped_ = false;

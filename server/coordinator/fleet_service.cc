@@ -26,6 +26,8 @@ class FleetSession final : public Session, public std::enable_shared_from_this<F
   const Identity& identity() const override { return identity_; }
   const std::string& address() const override { return address_; }
   void send(v1::ToNode message) override;
+  void queue(v1::ToNode message) override;
+  void flush() override;
   void close(Error reason) override;
   void read_next() override;
 
@@ -54,7 +56,7 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
     events_.opened(session_);
   }
 
-  void send(v1::ToNode message) {
+  void queue(v1::ToNode message) {
     std::lock_guard lock(mutex_);
     if (finish_) return;
     queued_bytes_ += message.ByteSizeLong();
@@ -63,6 +65,10 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
       outgoing_.resize(writing_ ? 1 : 0);
       finish_ = Error{Code::kResourceExhausted, "the daemon does not read: more than 8 MiB are waiting for it", true};
     }
+  }
+
+  void flush() {
+    std::lock_guard lock(mutex_);
     advance();
   }
 
@@ -114,7 +120,10 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
     if (writing_ || finished_) return;
     if (!outgoing_.empty()) {
       writing_ = true;
-      StartWrite(&outgoing_.front());
+      // gRPC holds back what is followed by more, so that it leaves in one segment.
+      grpc::WriteOptions options;
+      if (outgoing_.size() > 1) options.set_buffer_hint();
+      StartWrite(&outgoing_.front(), options);
     } else if (finish_) {
       finished_ = true;
       Finish(finish_->code == Code::kOk ? grpc::Status::OK : to_grpc_status(*finish_));
@@ -136,7 +145,19 @@ class FleetStream final : public grpc::ServerBidiReactor<v1::FromNode, v1::ToNod
 
 void FleetSession::send(v1::ToNode message) {
   std::lock_guard lock(mutex_);
-  if (stream_) stream_->send(std::move(message));
+  if (!stream_) return;
+  stream_->queue(std::move(message));
+  stream_->flush();
+}
+
+void FleetSession::queue(v1::ToNode message) {
+  std::lock_guard lock(mutex_);
+  if (stream_) stream_->queue(std::move(message));
+}
+
+void FleetSession::flush() {
+  std::lock_guard lock(mutex_);
+  if (stream_) stream_->flush();
 }
 
 void FleetSession::close(Error reason) {

@@ -21,6 +21,10 @@ class Session {
   /// Queues one message; messages arrive in order. A daemon that lets several messages of more than 8 MiB queue up is disconnected.
   virtual void send(v1::ToNode message) = 0;
 
+  /// As send(), but the message may wait for flush(): what is queued in between then travels in one segment.
+  virtual void queue(v1::ToNode message) = 0;
+  virtual void flush() = 0;
+
   /// Ends the stream with this status, after what was queued. Called again, it cuts off a stream whose daemon does not read.
   virtual void close(Error reason) = 0;
 

@@ -119,4 +119,19 @@ TEST_CASE("updates are counted by the kind of their reason, whatever its numbers
   CHECK(kind_of_reason("the holder's policy") == "the holder's policy");
 }
 
+TEST_CASE("of an update that is accepted and counted in one commit only the end is told, and both are recorded") {
+  World world;
+  std::vector<std::string> told;
+  const std::uint64_t receipts = world.store.chain_length();
+  world.accept("t-1", told);
+  world.accept("t-2", told);
+  world.group.count("t-1", "r-1", "alder", 1, 1, 6, [&told](const std::string& chain) { told.push_back("counted " + chain); });
+  world.clock.advance_ms(CommitGroup::kLingerMs);
+  CHECK(world.group.settle() == 0);
+  REQUIRE(told.size() == 2);
+  CHECK(told[0].starts_with("t-2 "));
+  CHECK(told[1] == "counted " + world.store.chain_head());
+  CHECK(world.store.chain_length() == receipts + 3);
+}
+
 }  // namespace skerry::server
