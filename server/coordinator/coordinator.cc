@@ -228,6 +228,7 @@ void Coordinator::received(const std::shared_ptr<Session>& session, v1::FromNode
         run->invalid(claimed.task_id(), node, body->error());
       } else {
         spdlog::warn("node {} at {}: {}", node, session->address(), one_line(body->error().message, kMaxReasonBytes));
+        parts_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", node}, {"code", std::string(code_name(body->error().code))}}).add();
         misbehaved(node);
         v1::ToNode refusal;
         refusal.mutable_receipt()->set_task_id(claimed.task_id());
@@ -443,6 +444,8 @@ void Coordinator::update(const std::string& node, v1::UpdateBody body, v1::Signe
     return;
   }
   // A run that is over, or one that a restored backup does not know.
+  spdlog::info("node {} offered an update for {}, which is no open run", node, one_line(body.run_id(), kMaxNameBytes));
+  parts_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", node}, {"code", "NOT_FOUND"}}).add();
   v1::ToNode answer;
   v1::Receipt& receipt = *answer.mutable_receipt();
   receipt.set_task_id(body.task_id());

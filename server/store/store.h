@@ -139,7 +139,8 @@ class StoreReader {
   Result<std::vector<UpdateRecord>> accepted_updates(const std::string& run_id);
   /// One update as accepted (its body is empty once it is decided).
   Result<std::optional<UpdateRecord>> update(const std::string& task_id);
-  /// How many updates of a run were discarded, by kind_of_reason(); and how many were counted, by node.
+  /// How many updates of a run were discarded, by kind_of_reason(); and how many were counted, by node
+  /// (without reports of evaluations).
   Result<std::map<std::string, std::uint64_t>> discarded_by_reason(const std::string& run_id);
   Result<std::map<std::string, std::uint64_t>> counted_by_node(const std::string& run_id);
 

@@ -11,6 +11,8 @@ namespace {
 using sqlite::Blob;
 using sqlite::Database;
 
+constexpr int kEvaluateTask = 2;  // skerry.v1.TASK_EVALUATE
+
 /// `id` is bound with its bytes if they are kept in the row, else with NULL.
 void bind_bytes(sqlite::Statement& statement, int parameter, const StoredBlob& blob) {
   if (!blob.content_id.empty() && blob.bytes.size() == blob.size)
@@ -117,15 +119,17 @@ struct BatchWriter {
 
   Result<void> operator()(const Batch::Decide& decide) {
     const bool counted = decide.state == UpdateState::kCounted;
+    bool report_only = false;  // a measurement: no part of a model
     {
       SKERRY_ASSIGN(auto row,
                     database.query("UPDATE tasks SET state = ?, exchange = ?, version = ?, reason = ?, sequence = ? "
-                                   "WHERE task_id = ? AND state = 2 RETURNING id, spooled",
+                                   "WHERE task_id = ? AND state = 2 RETURNING id, spooled, kind",
                                    static_cast<int>(decide.state), decide.exchange, decide.version, decide.reason,
                                    head.sequence + 1, decide.task_id));
       SKERRY_ASSIGN(bool was_accepted, row.next());
       const std::int64_t id = was_accepted ? row.int64(0) : 0;
       const bool in_spool = was_accepted && row.text_view(1) != "[]";
+      report_only = was_accepted && row.int64(2) == kEvaluateTask;
       if (was_accepted) SKERRY_TRY(row.next());  // runs the statement to its end
       if (was_accepted) {
         SKERRY_TRY(database.run("DELETE FROM bodies WHERE task = ?", id));
@@ -146,7 +150,8 @@ struct BatchWriter {
       }
       if (in_spool || !was_accepted) report.decided_tasks.push_back(decide.task_id);
     }
-    decisions[{decide.run_id, {static_cast<int>(decide.state), counted ? decide.node : kind_of_reason(decide.reason)}}] += 1;
+    if (!counted || !report_only)
+      decisions[{decide.run_id, {static_cast<int>(decide.state), counted ? decide.node : kind_of_reason(decide.reason)}}] += 1;
     return append_receipt({0,
                            counted ? "COUNTED" : "DISCARDED",
                            decide.run_id,
