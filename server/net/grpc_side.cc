@@ -15,6 +15,9 @@ namespace {
 
 // What we say ourselves may be large: a task that brings hundreds of small fragments, the metrics of a long run.
 constexpr int kMaxSentBytes = 64 << 20;
+// Buffers of these sizes stay with every connection; the conversation's messages are small.
+constexpr int kTlsFrameBytes = 8 * 1024;
+constexpr int kReadBytes = 4 * 1024;
 
 }  // namespace
 
@@ -45,6 +48,8 @@ Result<std::unique_ptr<GrpcSide>> GrpcSide::start(const PortOptions& options,
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 300'000);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits.grpc_streams);
+  builder.AddChannelArgument(GRPC_ARG_TSI_MAX_FRAME_SIZE, kTlsFrameBytes);
+  builder.AddChannelArgument(GRPC_ARG_TCP_READ_CHUNK_SIZE, kReadBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(limits.header_bytes));
   builder.SetMaxReceiveMessageSize(static_cast<int>(limits.grpc_message_bytes));
   builder.SetMaxSendMessageSize(kMaxSentBytes);
