@@ -1,5 +1,7 @@
 #include "common/identity/authenticate.h"
 
+#include "common/base/encoding_text.h"
+
 #include <algorithm>
 #include <array>
 #include <mutex>
@@ -19,12 +21,7 @@ constexpr std::array<RoleName, 4> kRoles{
     {{Role::kNode, "node"}, {Role::kOperator, "operator"}, {Role::kViewer, "viewer"}, {Role::kServer, "server"}}};
 
 // Text from a certificate, fit for a message: printable and short.
-std::string shown(std::string_view text) {
-  std::string out(text.substr(0, 120));
-  for (char& c : out)
-    if (static_cast<unsigned char>(c) < ' ' || c == 127) c = '?';
-  return out;
-}
+std::string shown(std::string_view text) { return one_line(text, 120); }
 
 bool is_name(std::string_view name) {
   const auto is_letter_or_digit = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };

@@ -23,15 +23,8 @@ void put_metrics(const std::vector<MetricValue>& metrics, google::protobuf::Repe
   }
 }
 
-v1::RunSummary summary_of(const RunRecord& record) {
-  v1::RunSummary summary;
-  summary.set_run_id(record.run_id);
-  summary.set_name(record.name);
-  summary.set_strategy(record.strategy);
-  summary.set_status(record.status);
-  summary.set_status_reason(record.status_reason);
-  summary.set_created_ms(static_cast<std::uint64_t>(record.created_ms));
-  summary.set_ended_ms(static_cast<std::uint64_t>(record.ended_ms));
+v1::RunSummary ended_summary(const RunRecord& record) {
+  v1::RunSummary summary = summary_of(record);
   if (const auto spec = parse_resolved_spec(record.spec_json); spec.ok()) summary.set_rounds(spec->stop.rounds);
   return summary;
 }
@@ -211,7 +204,7 @@ Result<v1::RunDetail> Coordinator::detail_of(const std::string& reference) {
   SKERRY_ASSIGN(const RunRecord record, resolve_run(reference));
   if (const RunHost* run = find_run(record.run_id)) return run->detail();
   v1::RunDetail detail;
-  *detail.mutable_summary() = summary_of(record);
+  *detail.mutable_summary() = ended_summary(record);
   detail.set_spec_hash(record.spec_hash);
   detail.set_spec_json(record.spec_json);
   detail.set_bytes_up(record.bytes_up);
@@ -248,7 +241,7 @@ void Coordinator::list_runs(Done<v1::ListRunsReply> done) {
     v1::ListRunsReply reply;
     for (const RunRecord& record : *records) {
       const RunHost* run = find_run(record.run_id);
-      *reply.add_runs() = run ? run->summary() : summary_of(record);
+      *reply.add_runs() = run ? run->summary() : ended_summary(record);
     }
     done(std::move(reply));
   });

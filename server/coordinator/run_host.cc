@@ -638,25 +638,34 @@ std::vector<std::string> RunHost::readable_cargo() const {
   return ids;
 }
 
-v1::RunSummary RunHost::summary() const {
-  const RunView view = machine_.view();
+v1::RunSummary summary_of(const RunRecord& record) {
   v1::RunSummary summary;
-  summary.set_run_id(record_.run_id);
-  summary.set_name(record_.name);
-  summary.set_strategy(record_.strategy);
+  summary.set_run_id(record.run_id);
+  summary.set_name(record.name);
+  summary.set_strategy(record.strategy);
+  summary.set_status(record.status);
+  summary.set_status_reason(record.status_reason);
+  summary.set_created_ms(static_cast<std::uint64_t>(record.created_ms));
+  summary.set_ended_ms(static_cast<std::uint64_t>(record.ended_ms));
+  return summary;
+}
+
+v1::RunSummary RunHost::summary() const { return summary_from(machine_.view()); }
+
+v1::RunSummary RunHost::summary_from(const RunView& view) const {
+  v1::RunSummary summary = summary_of(record_);
+  // The machine is ahead of the record until the next commit.
   summary.set_status(view.status);
   summary.set_status_reason(view.status_reason);
   summary.set_round(view.round);
   summary.set_rounds(view.rounds);
-  summary.set_created_ms(static_cast<std::uint64_t>(record_.created_ms));
-  summary.set_ended_ms(static_cast<std::uint64_t>(record_.ended_ms));
   return summary;
 }
 
 v1::RunDetail RunHost::detail() const {
   const RunView view = machine_.view();
   v1::RunDetail detail;
-  *detail.mutable_summary() = summary();
+  *detail.mutable_summary() = summary_from(view);  // a view costs time in every node
   detail.set_spec_hash(plan_.spec.hash);
   detail.set_spec_json(plan_.spec.canonical_json);
   for (const FragmentView& fragment : view.fragments) {

@@ -56,6 +56,9 @@ struct RunServices {
   std::function<void(const std::string& node)> misbehaved;
 };
 
+/// What a run's record says of it; its rounds are left to the caller.
+v1::RunSummary summary_of(const RunRecord& record);
+
 /// Used by the core's thread alone.
 class RunHost {
  public:
@@ -113,6 +116,8 @@ class RunHost {
   };
 
   RunHost(RunServices& services, RunRecord record, RunPlan plan, RunMachine machine);
+
+  v1::RunSummary summary_from(const RunView& view) const;
 
   void carry_out(const AssignTask& command);
   void carry_out(const CancelTask& command);

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <ctime>
 
+#include "common/base/encoding_text.h"
+
 namespace skerry::ctl {
 namespace {
 
@@ -110,11 +112,6 @@ std::string to_json(const google::protobuf::Message& message) {
   return json;
 }
 
-std::string printable(std::string_view text) {
-  std::string out(text);
-  for (char& c : out)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  return out;
-}
+std::string printable(std::string_view text) { return one_line(text, text.size()); }
 
 }  // namespace skerry::ctl
