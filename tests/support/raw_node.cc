@@ -33,6 +33,7 @@ struct RawNode::State {
   std::deque<v1::Task> tasks;
   std::deque<v1::Receipt> receipts;
   std::unique_ptr<client::Session> session;
+  client::SessionRemains remains;  // of an ended session, for the test's thread to let go
 
   void received(v1::ToNode message) {
     std::lock_guard lock(mutex);
@@ -73,8 +74,9 @@ void RawNode::connect(std::uint64_t examples) {
   auto session = client::Session::open(must(client::session_options(profile_, "")),
                                        {.received = [state = state_](v1::ToNode message) { state->received(std::move(message)); },
                                         .ended =
-                                            [state = state_](Error error, const client::SessionRemains&) {
+                                            [state = state_](Error error, client::SessionRemains remains) {
                                               std::lock_guard lock(state->mutex);
+                                              state->remains = std::move(remains);
                                               state->ended = std::move(error);
                                               state->changed.notify_all();
                                             }});
@@ -101,6 +103,7 @@ void RawNode::disconnect() {
     state_->changed.wait_for(lock, std::chrono::seconds(10), [this] { return state_->ended.has_value(); });
   }
   state_->session.reset();
+  state_->remains.reset();
   state_ = std::make_shared<State>();
 }
 
