@@ -303,7 +303,7 @@ Result<double> CohortWalk::outer_gradient(std::uint64_t first, std::size_t count
   } else {
     const auto& values = std::get<ValueOutput>(*output_);
     SKERRY_TRY(for_each_block_of_rule(first, count, slot, [&](const Block& block) {
-      values.reduce(block, {out + (block.first - first), block.count});
+      values.reduce(block, {out + (block.first - first), block.count}, {});
     }));
   }
   const double squares = sum_of_squares(out + (own_first - first), own_end - own_first);

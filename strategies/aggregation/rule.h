@@ -12,6 +12,10 @@
 //   geometric median   statistics K × K inner products, then linear(weights by Weiszfeld's iteration on that table)
 //   coordinate median  per_value(median)
 //   radial-directional statistics K × tensors norms, then linear with a coefficient per tensor
+//   centered clipping  statistics K+1 × K+1 inner products (the updates and the vector it keeps), then linear
+//
+// A rule may keep f32 vectors of the fragment's length from exchange to exchange (`state_vectors`); the engine stores them
+// with the version, so that a restart or a rollback finds the ones that belong to it.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +39,8 @@ struct Contribution {
   std::uint64_t tokens = 0;
   std::uint64_t steps = 0;     ///< inner steps
   double factor = 1.0;         ///< multiplies the weight, for example a discount for staleness; finite, ≥ 0
+  std::string node;            ///< who sent it
+  std::vector<double> metrics = {};  ///< what the node reported of each of Needs::metrics, in that order; finite
 };
 
 /// A tensor's place in its fragment, in elements. Tensors follow each other without gaps in layout order.
@@ -49,6 +55,7 @@ struct Cohort {
   std::span<const Contribution> contributions;
   std::span<const TensorRange> tensors;  ///< may be empty unless the rule needs tensors
   std::uint64_t seed = 0;                ///< of this exchange; the only source of randomness
+  std::uint64_t step = 1;                ///< which exchange of this fragment this is: 1, 2, …
 
   std::size_t size() const { return contributions.size(); }
 };
@@ -61,6 +68,7 @@ struct Block {
   std::size_t tensor = 0;                ///< index into Cohort::tensors (rules that need tensors; else 0)
   std::span<const float* const> updates; ///< K pointers to `count` values each: the outer gradients Δ_k = old − new
   const float* base = nullptr;           ///< the fragment's current values, `count` of them
+  std::span<const float* const> state;   ///< S pointers to `count` values each: the rule's state vectors, before
 };
 
 /// A row-major float64 table.
@@ -81,15 +89,17 @@ struct StatisticsPass {
   std::function<void(const Block& block, Table& sum)> add;
 };
 
-/// Outer gradient = Σ_k coefficients[t · K + k] · Δ_k for the values of tensor t, summed in float64 in the order of k and
-/// rounded once. One row (K coefficients) serves all tensors; more rows need `Needs::tensors`.
+/// Outer gradient = Σ_k coefficients[t · (K + S) + k] · v_k for the values of tensor t, where v is the K updates and then the
+/// S state vectors, summed in float64 in that order and rounded once. One row (K + S coefficients) serves all tensors; more
+/// rows need `Needs::tensors`. Every state vector becomes the outer gradient.
 struct LinearOutput {
   std::vector<double> coefficients;
 };
 
-/// Outer gradient = whatever `reduce` writes into `out` (block.count values). May run on several threads at once.
+/// Outer gradient = whatever `reduce` writes into `out` (block.count values); `state` are the S state vectors after this
+/// exchange, to be written too. May run on several threads at once.
 struct ValueOutput {
-  std::function<void(const Block& block, std::span<float> out)> reduce;
+  std::function<void(const Block& block, std::span<float> out, std::span<float* const> state)> reduce;
 };
 
 using Pass = std::variant<StatisticsPass, LinearOutput, ValueOutput>;
@@ -100,6 +110,9 @@ struct Needs {
   bool linear = false;              ///< a linear combination whose coefficients do not depend on values: can go with them
   bool all_clients = false;         ///< every invited client must deliver
   bool tensors = false;             ///< blocks must not cross tensors, and tables or coefficients may be per tensor
+  bool rebased = false;  ///< an update measured against an older version is given against the current one: (current − then) + Δ
+  std::vector<std::string> nodes;    ///< every exchange must have an update of each of these (FLTrust's own data)
+  std::vector<std::string> metrics;  ///< every update must report these, for example {"start_loss"}; others are discarded
   std::size_t minimum_updates = 1;
   std::size_t maximum_updates = std::numeric_limits<std::size_t>::max();
 };
@@ -108,6 +121,7 @@ struct Needs {
 struct Rule {
   std::string name;
   Needs needs;
+  std::vector<std::string> state_vectors;  ///< for example {"center"}; zero before a fragment's first exchange
 
   /// The next pass, given the tables of the statistics passes so far (none at first), in order. Called until it returns an
   /// output. Pure: the same cohort and tables give the same pass.

@@ -160,7 +160,7 @@ TEST_CASE("an exception inside a rule is an error, not the end of the process") 
   CHECK(refusal(world.job()).message == "the aggregation rule failed: no tide today");
   world.rule.next = [](const strategies::Cohort&, std::span<const strategies::Table>) -> Result<strategies::Pass> {
     return strategies::Pass(strategies::ValueOutput{
-        [](const strategies::Block&, std::span<float>) { throw std::runtime_error("nor tomorrow"); }});
+        [](const strategies::Block&, std::span<float>, std::span<float* const>) { throw std::runtime_error("nor tomorrow"); }});
   };
   CHECK(refusal(world.job()).message == "the aggregation rule failed: nor tomorrow");
 }

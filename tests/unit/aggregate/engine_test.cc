@@ -69,7 +69,7 @@ Rule median_rule() {
   rule.name = "median";
   rule.needs.individual_updates = true;
   rule.next = [](const Cohort&, std::span<const Table>) -> Result<Pass> {
-    return Pass(ValueOutput{[](const Block& block, std::span<float> out) {
+    return Pass(ValueOutput{[](const Block& block, std::span<float> out, std::span<float* const>) {
       std::vector<float> values(block.updates.size());
       for (std::size_t i = 0; i < block.count; ++i) {
         for (std::size_t k = 0; k < values.size(); ++k) values[k] = block.updates[k][i];
