@@ -41,13 +41,17 @@ struct UpdateInput {
   Payload payload;                   ///< the bare encoded vector of Δ = base − trained, all elements in layout order
   std::string encoding;              ///< "f32", "bf16", … (common/codec/encoding.h)
   strategies::Contribution contribution;
+  /// The fragment's file that Δ was measured against, where that is an older version than the job's base: same header size,
+  /// same elements. Used by rules that say Needs::rebased, which then see (current − then) + Δ, formed in float64 and rounded
+  /// once to f32; both parts empty: measured against the base.
+  Payload measured_base = {};
 };
 
 /// Where results go: files at these paths (made anew, replaced if there) or, where a path is empty, bytes in the outcome.
 /// Give paths for anything but small models. The caller renames them to their final names and syncs the directory.
 struct OutputPaths {
   std::string fragment;
-  std::string state;  ///< written only if the outer optimizer has state
+  std::string state;  ///< written only if the outer optimizer or the rule has state
   std::string step;   ///< written only if `down` is not "f32"
   bool durable = true;  ///< fsync each file once
 };
@@ -59,7 +63,9 @@ struct ReduceJob {
   std::vector<strategies::TensorRange> tensors;     ///< in layout order; may be empty, then errors name elements only
   Payload base;                                     ///< the fragment's file: header, then 4 · elements bytes of f32
   std::uint64_t data_offset = 0;                    ///< where its values begin, a multiple of 64; what stands before is copied
-  Payload state;                                    ///< the optimizer's state after the last step; both parts empty: none yet
+  Payload state;                                    ///< the optimizer's and the rule's after the last step; both parts empty: none yet
+  std::uint64_t step = 0;                           ///< which exchange of this fragment this is, from 1 (Cohort::step,
+                                                    ///< OuterBlock::step); 0: one more than the state tells, 1 without state
   std::vector<UpdateInput> updates;                 ///< in any order
   const strategies::Rule* rule = nullptr;
   const strategies::OuterOptimizer* outer = nullptr;
@@ -90,7 +96,7 @@ struct ReduceOutcome {
   Artefact fragment;
   Artefact state;
   Artefact step;
-  std::uint64_t outer_step = 1;  ///< which step of the outer optimizer this was
+  std::uint64_t outer_step = 1;  ///< which step this was, as ReduceJob::step says
   ReduceStatistics statistics;
 };
 
@@ -112,15 +118,16 @@ class AggregationEngine {
   /// Runs one job. Nothing is left at the output paths where it fails.
   ///
   /// INVALID_ARGUMENT: no updates; two with one task id; an unknown encoding; a payload whose size does not fit the number
-  /// of elements; a value that is not finite, in an update, the outer gradient or the new model, named by task, element
-  /// and tensor; whatever the rule refuses.
-  /// FAILED_PRECONDITION: the state is of another optimizer or another fragment.
+  /// of elements; a value that is not finite, in an update, the outer gradient, a state or the new model, named by task,
+  /// element and tensor; whatever the rule refuses.
+  /// FAILED_PRECONDITION: the state is of another optimizer or another fragment. State of the rule that the file lacks is
+  /// zero, and what it has of another rule is left out.
   /// DATA_LOSS naming the file: the base or the state is damaged, a file was cut while it was read, the disk failed.
   /// NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED: opening, mapping, writing.
   Result<ReduceOutcome> reduce(const ReduceJob& job);
 
-  /// The same aggregation without an outer step and without outputs: only the statistics. `base`, `state`, `outer`,
-  /// `down` and `output` are ignored.
+  /// The same aggregation without an outer step and without outputs: only the statistics. `outer`, `down` and `output`
+  /// are ignored; `state` may be of any optimizer.
   Result<ReduceStatistics> measure(const ReduceJob& job);
 
   /// Runs body(0) … body(count − 1), each once, on the engine's threads and the caller's, and waits for all. `body` must
