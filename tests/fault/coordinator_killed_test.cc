@@ -32,8 +32,11 @@ struct World {
     return federation.final_model(id);
   }
 
-  void wait_for_accepted(const std::string& id, unsigned accepted) {
-    federation.wait_for(id, std::to_string(accepted) + " accepted", [&](const json& detail) { return detail.at("fragments").at(0).at("accepted") == accepted; });
+  /// Until all but `frozen` have delivered, and so nothing moves: its own task may have been done before it froze.
+  void wait_for_all_but(const std::string& frozen, const std::string& id) {
+    federation.wait_for(id, "all but " + frozen + " accepted", [&](const json& detail) {
+      return detail.at("fragments").at(0).at("accepted") == 2 && Federation::participant(detail, frozen).at("state") == "training";
+    });
   }
 };
 
@@ -48,7 +51,7 @@ TEST_CASE("the same accepted updates give the same model bytes: after kill -9 in
     const std::string id = federation.submit(world.run);
     federation.wait_for(id, "the second round", [](const json& detail) { return Federation::number(detail.at("summary").at("round")) >= 1; });
     federation.node("cedar").daemon().freeze();
-    world.wait_for_accepted(id, 2);
+    world.wait_for_all_but("cedar", id);
     federation.kill_server();
     federation.start_server();
     const json restarted = federation.show(id);
@@ -67,7 +70,7 @@ TEST_CASE("the same accepted updates give the same model bytes: after kill -9 in
     const std::string id = federation.submit(world.run);
     federation.wait_for(id, "the second round", [](const json& detail) { return Federation::number(detail.at("summary").at("round")) >= 1; });
     federation.node("alder").daemon().freeze();
-    world.wait_for_accepted(id, 2);
+    world.wait_for_all_but("alder", id);
     federation.node("alder").daemon().thaw();
     CHECK(world.finished(id) == undisturbed);
   }
