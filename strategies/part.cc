@@ -1,7 +1,6 @@
 #include "strategies/part.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstdio>
 
@@ -60,13 +59,6 @@ Result<void> check_value(const Value& value, const ParameterInfo& info, const st
                           listed(info.choices, [](const std::string& choice) { return choice; }));
 }
 
-template <typename T>
-const T& parameter(const Part& part, std::string_view name) {
-  const auto found = part.parameters.find(std::string(name));
-  assert(found != part.parameters.end() && "ask only a resolved part for its own parameters");
-  return std::get<T>(found->second);
-}
-
 }  // namespace
 
 Result<Part> resolve(const Part& part, std::string_view kind, std::span<const PartInfo> catalogue) {
@@ -91,9 +83,5 @@ Result<Part> resolve(const Part& part, std::string_view kind, std::span<const Pa
   }
   return resolved;
 }
-
-double number(const Part& part, std::string_view name) { return parameter<double>(part, name); }
-bool flag(const Part& part, std::string_view name) { return parameter<bool>(part, name); }
-const std::string& text(const Part& part, std::string_view name) { return parameter<std::string>(part, name); }
 
 }  // namespace skerry::strategies

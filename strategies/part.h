@@ -54,9 +54,14 @@ struct PartInfo {
 /// its choices: "outer.momentum is 1.3, must be in [0, 1)".
 Result<Part> resolve(const Part& part, std::string_view kind, std::span<const PartInfo> catalogue);
 
-/// The value of a parameter of a resolved part. Asking for one that is not there is our own mistake (assertion).
-double number(const Part& part, std::string_view name);
-bool flag(const Part& part, std::string_view name);
-const std::string& text(const Part& part, std::string_view name);
+/// The value of a parameter of a resolved part. Asking for one that was not declared so is the rule's own mistake: throws
+/// std::out_of_range or std::bad_variant_access. Inline, so that rules in plug-ins need nothing but headers.
+inline double number(const Part& part, std::string_view name) {
+  return std::get<double>(part.parameters.at(std::string(name)));
+}
+inline bool flag(const Part& part, std::string_view name) { return std::get<bool>(part.parameters.at(std::string(name))); }
+inline const std::string& text(const Part& part, std::string_view name) {
+  return std::get<std::string>(part.parameters.at(std::string(name)));
+}
 
 }  // namespace skerry::strategies
