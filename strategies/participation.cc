@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace skerry::strategies {
 namespace {
@@ -20,6 +21,14 @@ std::uint64_t hashed(std::uint64_t seed, std::uint64_t position, std::string_vie
   return state;
 }
 
+/// What products like 0.29 × 100 = 28.999… may be off by: far more than their rounding, far less than what is meant.
+constexpr double kRounding = 1e-9;
+constexpr double kWaitMargin = 1.25;
+
+std::size_t rounded_up(double factor, std::size_t count) {
+  return static_cast<std::size_t>(std::max(0.0, std::ceil(factor * static_cast<double>(count) - kRounding)));
+}
+
 }  // namespace
 
 Participation everyone() { return {}; }
@@ -30,11 +39,80 @@ Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness) {
   return {.mode = ParticipationSpec::Mode::kAsynchronous, .buffer = buffer, .maximum_staleness = maximum_staleness};
 }
 
+std::vector<std::string> required_nodes(const ParticipationSpec& spec, const Needs& needs) {
+  std::set<std::string> names(spec.required_nodes.begin(), spec.required_nodes.end());
+  names.insert(needs.nodes.begin(), needs.nodes.end());
+  return {names.begin(), names.end()};
+}
+
+Result<void> check_participation(const RunSpec& spec, const Needs& needs) {
+  const auto& participation = spec.participation;
+  const auto& allowed = spec.limits.metrics;
+  for (const auto& metric : needs.metrics)
+    if (std::find(allowed.begin(), allowed.end(), metric) == allowed.end())
+      return invalid_argument("aggregation.rule " + spec.aggregation.name + " needs every node to report " + metric +
+                              ", but limits.metrics does not name it: add it there");
+  const auto required = required_nodes(participation, needs);
+  if (!required.empty() && participation.minimum_separation > 1)
+    return invalid_argument("participation.minimum_separation is " + std::to_string(participation.minimum_separation) +
+                            ", but node " + required.front() + " must take part in every exchange: set it to 1");
+  if (participation.cohort_size > 0 && required.size() > participation.cohort_size)
+    return invalid_argument("participation.cohort_size is " + std::to_string(participation.cohort_size) + ", but " +
+                            std::to_string(required.size()) + " nodes must take part in every exchange");
+  return {};
+}
+
 std::size_t cohort_target(const ParticipationSpec& spec, std::size_t ready) {
-  const double share = std::ceil(spec.cohort_fraction * static_cast<double>(ready) - 1e-9);
   const std::size_t wanted =
-      spec.cohort_size > 0 ? static_cast<std::size_t>(spec.cohort_size) : static_cast<std::size_t>(share);
+      spec.cohort_size > 0 ? static_cast<std::size_t>(spec.cohort_size) : rounded_up(spec.cohort_fraction, ready);
   return std::min(ready, std::max(wanted, static_cast<std::size_t>(spec.quorum)));
+}
+
+std::size_t invited_for(const ParticipationSpec& spec, std::size_t goal) {
+  return rounded_up(spec.over_selection, goal);
+}
+
+std::size_t needed_for(const ParticipationSpec& spec, std::size_t invited) {
+  return std::max(static_cast<std::size_t>(spec.quorum), rounded_up(spec.minimum_completion, invited));
+}
+
+std::int64_t adaptive_grace_ms(const ParticipationSpec& spec, std::int64_t quorum_ms,
+                               std::span<const std::optional<std::int64_t>> remaining_ms) {
+  double bound = spec.grace_safety * static_cast<double>(quorum_ms);
+  if (spec.grace_s >= 0) bound = std::min(bound, 1000 * spec.grace_s);
+  double window = 0;
+  for (const auto& remaining : remaining_ms) {
+    const double wait = remaining ? kWaitMargin * std::max(0.0, static_cast<double>(*remaining)) : bound;
+    if (wait <= bound) window = std::max(window, wait);
+  }
+  return static_cast<std::int64_t>(window);
+}
+
+std::uint64_t dylu_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, double fastest_ms) {
+  const double steps = std::floor(fastest_ms / step_ms * static_cast<double>(most) + kRounding);
+  return std::clamp(static_cast<std::uint64_t>(steps), std::min(spec.minimum_steps, most), most);
+}
+
+Placement fedcompass_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, std::int64_t now,
+                           std::span<const ArrivalGroup> groups) {
+  const double least = static_cast<double>(std::min(spec.minimum_steps, most));
+  /// Steps until an instant; 0 where they are not within the bounds.
+  const auto until = [&](double instant) -> std::uint64_t {
+    const double steps = std::floor((instant - static_cast<double>(now)) / step_ms + kRounding);
+    return steps >= least && steps <= static_cast<double>(most) ? static_cast<std::uint64_t>(steps) : 0;
+  };
+  Placement joined;
+  for (std::size_t i = 0; i < groups.size(); ++i)
+    if (const auto steps = until(static_cast<double>(groups[i].expected)); steps > joined.steps) joined = {i, steps};
+  if (joined.group) return joined;
+
+  Placement begun;
+  for (const auto& group : groups) {
+    const double turn = static_cast<double>(most) * group.fastest_ms;
+    begun.steps = std::max(begun.steps, until(static_cast<double>(group.expected) + turn));
+  }
+  if (begun.steps == 0) begun.steps = most;
+  return begun;
 }
 
 std::uint64_t draw_order(std::uint64_t seed, std::uint64_t exchange, std::string_view node) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/config/run_spec.h"
+#include "strategies/aggregation/rule.h"
 
 namespace skerry::strategies {
 
@@ -30,12 +31,64 @@ Participation a_fraction(double fraction);
 /// (FedBuff).
 Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness);
 
-/// How many of `ready` nodes an exchange invites: cohort_size, else the fraction of them rounded up, but never fewer
+/// The nodes that every exchange must have an update of: participation.required_nodes and those the aggregation rule
+/// needs (Needs::nodes), by name, each once.
+std::vector<std::string> required_nodes(const ParticipationSpec& spec, const Needs& needs);
+
+/// Refuses what a run's participation and its rule's needs cannot do together: INVALID_ARGUMENT with the reason, for
+/// example a needed metric that limits.metrics does not let nodes report.
+Result<void> check_participation(const RunSpec& spec, const Needs& needs);
+
+/// How many of `ready` nodes make an exchange's cohort: cohort_size, else the fraction of them rounded up, but never fewer
 /// than the quorum where that many are ready.
 std::size_t cohort_target(const ParticipationSpec& spec, std::size_t ready);
 
-/// The node's place in the draw for an exchange: those with the smallest numbers are invited. The same seed, exchange
-/// and name give the same number, so that the draw does not depend on who joined first.
+/// How many nodes are invited for a cohort of `goal`: goal × over_selection, rounded up. Source: Bonawitz et al., arXiv
+/// 1902.01046 §4.2 (1.3 times as many as are needed).
+std::size_t invited_for(const ParticipationSpec& spec, std::size_t goal);
+
+/// How many of `invited` nodes must have returned before their exchange may be committed: the quorum, or
+/// minimum_completion of the invited, rounded up, where that is more. Source: Flower's FaultTolerantFedAvg, which drops
+/// the results of a round whose rate results / (results + failures) is lower.
+std::size_t needed_for(const ParticipationSpec& spec, std::size_t invited);
+
+/// Adaptive grace: for how many milliseconds after the quorum an exchange goes on.
+///
+/// Never longer than grace_safety times `quorum_ms`, what the quorum took since the exchange opened, nor than grace_s where
+/// that is not -1. Within that bound it lasts as long as the slowest of those who can be expected by its end:
+/// `remaining_ms` says for each node that is still awaited when its update should come by its measured speed (negative
+/// where it is overdue), nothing where that speed is not known; such a node is given the whole bound. A quarter of the
+/// expected wait is added, because measured times scatter; a node that cannot be expected within the bound is not
+/// waited for. Source: grace ≤ safety · slack of decoupled DiLoCo (arXiv 2604.21428), with what the quorum took as
+/// the slack, since synchronous nodes hide no waiting behind training.
+std::int64_t adaptive_grace_ms(const ParticipationSpec& spec, std::int64_t quorum_ms,
+                               std::span<const std::optional<std::int64_t>> remaining_ms);
+
+/// DyLU: inner steps for a node that takes `step_ms` a step, where the fastest takes `fastest_ms`: floor(v / max v ×
+/// most), at least minimum_steps. Both times above 0. Source: Liu et al., arXiv 2401.09135, eq. 6.
+std::uint64_t dylu_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, double fastest_ms);
+
+/// A group of nodes that are to finish together, as FedCompass makes them.
+struct ArrivalGroup {
+  std::int64_t expected = 0;  ///< when its members' updates should come
+  double fastest_ms = 0;      ///< a step's time of its fastest member
+};
+
+/// Where FedCompass puts a node and with how many inner steps.
+struct Placement {
+  std::optional<std::size_t> group;  ///< index into the groups; nothing: a new one,
+  std::uint64_t steps = 0;           ///< whose members are expected steps × step_ms from now
+};
+
+/// The node joins the group that lets it do most steps and still arrive with it, if those are within [minimum_steps,
+/// most]. Otherwise it begins a group of its own, which is to arrive with the next turn of a group there is: the one
+/// that lets it do most steps within those bounds, where that turn is taken as `most` steps of the group's fastest
+/// member after its arrival; without any, it does `most` steps. Source: Li et al., arXiv 2309.14675, algorithms 2 and 3.
+Placement fedcompass_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, std::int64_t now,
+                           std::span<const ArrivalGroup> groups);
+
+/// The node's place in a draw: those with the smallest numbers are taken. The same seed, exchange (asynchronous: serial of
+/// the task to give) and name give the same number, so that the draw does not depend on who joined first.
 std::uint64_t draw_order(std::uint64_t seed, std::uint64_t exchange, std::string_view node);
 
 /// What an update measured `staleness` exchanges ago still counts: (1 + s)^-exponent, or nothing beyond

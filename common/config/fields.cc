@@ -41,6 +41,12 @@ Field text(std::string path, FieldValue fallback, std::vector<std::string> choic
   return field;
 }
 
+Field texts(std::string path, std::string meaning) {
+  Field field{.path = std::move(path), .type = Type::kTexts, .fallback = std::vector<std::string>{}};
+  field.meaning = std::move(meaning);
+  return field;
+}
+
 Field absent(Field field, std::string why) {
   field.fallback = std::monostate{};
   field.absent = std::move(why);
@@ -119,15 +125,34 @@ std::vector<Field> make_fields() {
             "synchronous: nodes drawn for each exchange; 0: `cohort_fraction`"),
       above(number("participation.cohort_fraction", 1.0, 0, 1,
                    "synchronous: share of the ready nodes drawn for each exchange")),
+      number("participation.over_selection", 1.0, 1, 100,
+             "synchronous: so many times as many nodes as the cohort are invited; the first of them are enough"),
+      texts("participation.required_nodes", "nodes that are always invited and without which nothing is committed"),
+      whole("participation.minimum_separation", 1.0, 1, 1e6,
+            "exchanges from one that a node took part in to the next it may; 1: every one"),
+      number("participation.minimum_completion", 0.0, 0, 1,
+             "synchronous: share of the invited nodes below which an exchange is void at its deadline; 0: never void"),
       number("participation.deadline_s", 3600.0, 0, kOneWeek,
              "seconds for an exchange (asynchronous: for a task); below the quorum it begins again; 0: none"),
       number("participation.grace_s", -1.0, -1, kOneWeek,
              "synchronous: seconds from the quorum to the commit; -1: all are waited for until the deadline"),
+      text("participation.grace", words("fixed"), {"fixed", "adaptive"},
+           "synchronous: `grace_s` to the second, or as long as those who are nearly done need, at most `grace_s`"),
+      above(number("participation.grace_safety", 0.5, 0, 10,
+                   "adaptive grace: at most so many times what the quorum took")),
       number("participation.reconnect_s", 30.0, 0, kOneWeek, "seconds that a node which went away is waited for"),
       whole("participation.buffer", 4.0, 1, 1e6, "asynchronous: updates an exchange is committed with"),
       whole("participation.maximum_staleness", 10.0, 0, 1e6, "asynchronous: an older update is discarded"),
       number("participation.staleness_exponent", 0.5, 0, 10,
              "asynchronous: an update counts (1 + staleness)^-exponent of its weight"),
+      whole("participation.concurrency", 0.0, 0, 1e6,
+            "asynchronous: nodes that train at once, drawn from those that are ready; 0: all"),
+      text("participation.work", words("equal"), {"equal", "dylu", "fedcompass"},
+           "inner steps of a task: the same for all, or by each node's measured speed"),
+      whole("participation.minimum_steps", 1.0, 1, 1e9,
+            "dylu, fedcompass: fewest inner steps of a task; `training.steps` is the most"),
+      number("participation.group_patience", 1.2, 1, 100,
+             "fedcompass: a group is waited for so many times the time that was expected of it"),
 
       whole("exchange.fragments", 1.0, 1, 1e4, "parts the model is cut into"),
       absent(text("exchange.pattern", none, {"strided", "sequential"}, "how layers are dealt to fragments"),
@@ -161,7 +186,7 @@ std::string shown(const FieldValue& value) {
   if (const auto* list = std::get_if<std::vector<std::string>>(&value)) {
     std::string out;
     for (const auto& item : *list) out += (out.empty() ? "`" : ", `") + item + "`";
-    return out;
+    return out.empty() ? "none" : out;
   }
   return "";
 }

@@ -219,6 +219,48 @@ bool is_content_id(const std::string& text) {
          text.find_first_not_of("0123456789abcdef", 3) == std::string::npos;
 }
 
+/// What holds between the fields of [participation] that say who works when and how much.
+Result<void> check_participation(const json& participation, const json& document) {
+  const auto number = [&](const char* name) { return participation.at(name).get<double>(); };
+  const auto refused = [&](const char* name, const std::string& why) {
+    return invalid_argument("participation." + std::string(name) + " is " + shown(participation.at(name)) + why);
+  };
+  const bool asynchronous = participation.at("mode") == "asynchronous";
+  const bool drawn = number("cohort_size") > 0 || number("cohort_fraction") < 1;
+  const bool by_speed = participation.at("work") != "equal";
+  const double steps = document.at("training").at("steps").get<double>();
+
+  const std::string no_rounds = ", but participation.mode is asynchronous: no exchange is waited for there";
+  if (asynchronous && number("over_selection") > 1) return refused("over_selection", no_rounds);
+  if (asynchronous && number("minimum_completion") > 0) return refused("minimum_completion", no_rounds);
+  if (asynchronous && participation.at("grace") == "adaptive") return refused("grace", no_rounds);
+  if (!asynchronous && number("concurrency") > 0)
+    return refused("concurrency", ", but participation.mode is synchronous: set cohort_size");
+  if (number("over_selection") > 1 && !drawn)
+    return refused("over_selection", ", but every ready node is invited: set cohort_size or cohort_fraction");
+  if (number("over_selection") > 1 && number("minimum_completion") > 0)
+    return refused("minimum_completion", ", but with over_selection some of the invited never count: set one of the two");
+  if (number("minimum_completion") > 0 && number("deadline_s") == 0)
+    return refused("minimum_completion", ", but without a deadline_s no exchange is given up");
+  if (number("minimum_separation") > 1 && !asynchronous && !drawn)
+    return refused("minimum_separation",
+                   ", but every ready node is invited each time: set cohort_size or cohort_fraction");
+  if (number("minimum_separation") > 1 && !participation.at("required_nodes").empty())
+    return refused("minimum_separation", ", but participation.required_nodes must take part in every exchange");
+  for (const auto& name : participation.at("required_nodes"))
+    if (name.get_ref<const std::string&>().empty())
+      return refused("required_nodes", ", must not hold an empty name");
+  if (by_speed && steps == 0)
+    return refused("work", ", but training.steps is 0: only steps can be dealt out by speed");
+  if (by_speed && number("minimum_steps") > steps)
+    return refused("minimum_steps", ", must be at most training.steps (" + canonical_number(steps) + ")");
+  if (participation.at("work") == "fedcompass" && !asynchronous)
+    return refused("work", ", which needs participation.mode asynchronous; rounds may say dylu");
+  if (participation.at("work") == "fedcompass" && document.at("exchange").at("schedule") != "whole")
+    return refused("work", ", which needs exchange.schedule whole");
+  return {};
+}
+
 /// The resolved model section under the spec's own names for fragments.
 Result<json> resolved_model(const json& document) {
   json model = document.at("model");
@@ -343,6 +385,7 @@ Result<void> check_document(const json& document) {
   if (const double grace = number(participation, "grace_s"); grace < 0 && grace != -1)
     return invalid_argument("participation.grace_s is " + shown(participation.at("grace_s")) +
                             ", must be -1 or at least 0");
+  SKERRY_TRY(check_participation(participation, document));
   if (!stop.at("metric").get<std::string>().empty()) {
     if (number(document.at("evaluation"), "every") == 0)
       return invalid_argument("stop.metric is " + shown(stop.at("metric")) +

@@ -192,6 +192,20 @@ Result<RunSpec> typed(const json& document) {
   spec.participation.buffer = whole("participation", "buffer");
   spec.participation.maximum_staleness = whole("participation", "maximum_staleness");
   spec.participation.staleness_exponent = number("participation", "staleness_exponent");
+  spec.participation.over_selection = number("participation", "over_selection");
+  spec.participation.minimum_completion = number("participation", "minimum_completion");
+  spec.participation.adaptive_grace = text("participation", "grace") == "adaptive";
+  spec.participation.grace_safety = number("participation", "grace_safety");
+  spec.participation.required_nodes =
+      document.at("participation").at("required_nodes").get<std::vector<std::string>>();
+  spec.participation.minimum_separation = whole("participation", "minimum_separation");
+  spec.participation.concurrency = whole("participation", "concurrency");
+  const std::string work = text("participation", "work");
+  spec.participation.work = work == "dylu"         ? ParticipationSpec::Work::kDylu
+                            : work == "fedcompass" ? ParticipationSpec::Work::kFedCompass
+                                                   : ParticipationSpec::Work::kEqual;
+  spec.participation.minimum_steps = whole("participation", "minimum_steps");
+  spec.participation.group_patience = number("participation", "group_patience");
 
   spec.exchange = {
       whole("exchange", "fragments"),

@@ -33,6 +33,7 @@ struct TrainingSpec {
 
 struct ParticipationSpec {
   enum class Mode : std::uint8_t { kSynchronous, kAsynchronous };
+  enum class Work : std::uint8_t { kEqual, kDylu, kFedCompass };
   Mode mode = Mode::kSynchronous;
   std::uint64_t quorum = 1;             ///< synchronous: fewest updates an exchange is committed with
   std::uint64_t start_nodes = 1;        ///< nodes that must be ready before the first exchange opens; at least `quorum`
@@ -44,6 +45,16 @@ struct ParticipationSpec {
   std::uint64_t buffer = 1;             ///< asynchronous: updates an exchange
   std::uint64_t maximum_staleness = 0;  ///< asynchronous
   double staleness_exponent = 0.5;      ///< asynchronous: an update's factor is (1 + staleness)^-exponent
+  double over_selection = 1;            ///< synchronous: invited for each node of the cohort
+  double minimum_completion = 0;        ///< synchronous: share of the invited, below which an exchange is void
+  bool adaptive_grace = false;          ///< the grace window follows what is measured; grace_s is its most
+  double grace_safety = 0.5;            ///< adaptive: at most so many times what the quorum took
+  std::vector<std::string> required_nodes;  ///< always invited; nothing is committed without them
+  std::uint64_t minimum_separation = 1;     ///< exchanges from one participation of a node to its next
+  std::uint64_t concurrency = 0;            ///< asynchronous: nodes that train at once; 0: all
+  Work work = Work::kEqual;
+  std::uint64_t minimum_steps = 1;  ///< work by speed: of a task; training.steps is the most
+  double group_patience = 1.2;      ///< fedcompass
   bool operator==(const ParticipationSpec&) const = default;
 };
 

@@ -111,6 +111,7 @@ struct Needs {
   bool all_clients = false;         ///< every invited client must deliver
   bool tensors = false;             ///< blocks must not cross tensors, and tables or coefficients may be per tensor
   bool rebased = false;  ///< an update measured against an older version is given against the current one: (current − then) + Δ
+  bool partial_updates = false;  ///< an update may carry only some of its task's fragments: means per module
   std::vector<std::string> nodes;    ///< every exchange must have an update of each of these (FLTrust's own data)
   std::vector<std::string> metrics;  ///< every update must report these, for example {"start_loss"}; others are discarded
   std::size_t minimum_updates = 1;
