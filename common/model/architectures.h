@@ -25,8 +25,18 @@ Result<nlohmann::json> resolve_members(const nlohmann::json& model);
 /// INVALID_ARGUMENT where sizes do not fit together or the model exceeds kMaxModelElements.
 Result<std::vector<LayerPlan>> plan_layers(const nlohmann::json& resolved);
 
-/// Cuts the layers into `count` fragments. INVALID_ARGUMENT where there are fewer layers.
-Result<ModelLayout> assemble_layout(std::string architecture, std::vector<LayerPlan> layers, std::uint64_t count,
-                                    bool strided);
+/// The members of a model section that say how its tensors are cut into fragments.
+struct CutPlan {
+  std::uint64_t fragments = 1;
+  bool strided = false;
+  std::vector<std::string> personal;  ///< patterns of tensor names
+  std::vector<std::string> frozen;
+  std::vector<std::string> only;  ///< not empty: what neither these nor `personal` fit is frozen
+  bool control = false;
+};
+
+/// Gives every tensor its role and cuts the layers, as far as they are exchanged, into fragments. INVALID_ARGUMENT where
+/// a pattern fits no tensor, a tensor has two roles, nothing is exchanged, or there are fewer layers than fragments.
+Result<ModelLayout> assemble_layout(std::string architecture, std::vector<LayerPlan> layers, const CutPlan& cut);
 
 }  // namespace skerry

@@ -58,8 +58,8 @@ Result<FragmentFile> FragmentFile::open(const std::string& path, const ModelLayo
   }
   if (file.file_.tensors().size() != found->tensors.size()) {
     for (const TensorEntry& entry : file.file_.tensors()) {
-      const TensorLayout* known = layout.find_tensor(entry.name);
-      if (known == nullptr || &layout.fragments[known->fragment] != found)
+      const auto& own = found->tensors;
+      if (std::none_of(own.begin(), own.end(), [&](std::size_t index) { return layout.tensors[index].name == entry.name; }))
         return invalid_argument(path + ": tensor " + quoted_name(entry.name) + " does not belong to fragment " +
                                 quoted_name(fragment));
     }

@@ -56,6 +56,10 @@ Result<void> initialise_fragment(const ModelLayout& layout, std::string_view fra
     return Error{Code::kOutOfRange, "fragment " + quoted_name(fragment) + " has " + std::to_string(found->elements) +
                                         " elements, asked for " + std::to_string(out.size()) + " from " +
                                         std::to_string(first)};
+  if (found->role == FragmentRole::kControl) {
+    std::fill(out.begin(), out.end(), 0.0f);
+    return {};
+  }
   for (const std::size_t index : found->tensors) {
     const TensorLayout& tensor = layout.tensors[index];
     const std::uint64_t begin = std::max(first, tensor.offset);

@@ -15,8 +15,14 @@ using nlohmann::json;
 
 Result<ModelLayout> layout_of_resolved(const json& resolved) {
   SKERRY_ASSIGN(std::vector<LayerPlan> layers, plan_layers(resolved));
-  return assemble_layout(resolved["architecture"].get<std::string>(), std::move(layers),
-                         resolved["fragments"].get<std::uint64_t>(), resolved["fragment_pattern"] == "strided");
+  CutPlan cut;
+  cut.fragments = resolved["fragments"].get<std::uint64_t>();
+  cut.strided = resolved["fragment_pattern"] == "strided";
+  cut.personal = resolved["personal"].get<std::vector<std::string>>();
+  cut.frozen = resolved["frozen"].get<std::vector<std::string>>();
+  cut.only = resolved["only"].get<std::vector<std::string>>();
+  cut.control = resolved["control"].get<bool>();
+  return assemble_layout(resolved["architecture"].get<std::string>(), std::move(layers), cut);
 }
 
 std::string initialiser_text(const Initialiser& initialiser) {
@@ -47,6 +53,11 @@ const FragmentLayout* ModelLayout::find_fragment(std::string_view name) const {
   for (const FragmentLayout& fragment : fragments)
     if (fragment.name == name) return &fragment;
   return nullptr;
+}
+
+std::size_t ModelLayout::shared_fragments() const {
+  const bool personal = !fragments.empty() && fragments.back().role == FragmentRole::kPersonal;
+  return fragments.size() - (personal ? 1 : 0);
 }
 
 Result<json> resolve_model(const json& model) {

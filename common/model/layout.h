@@ -35,27 +35,40 @@ struct TensorLayout {
   DType dtype = DType::kF32;         ///< f32 in every architecture: fragments and updates are f32 vectors
   std::vector<std::uint64_t> shape;  ///< row-major; empty for a scalar
   std::uint64_t elements = 0;        ///< product of `shape`
-  std::size_t fragment = 0;          ///< index into ModelLayout::fragments
+  std::size_t fragment = 0;          ///< index into ModelLayout::fragments; never a control fragment's
   std::uint64_t offset = 0;          ///< of its first element inside its fragment, in elements
   Initialiser initialiser;
 };
 
+/// What becomes of a fragment in a run.
+enum class FragmentRole : std::uint8_t {
+  kExchanged,  ///< trained by the nodes, aggregated by the coordinator
+  kControl,    ///< the control variate of an exchanged fragment (its twin): the twin's tensors, zeros at first
+  kFrozen,     ///< read by the nodes, never trained: version 0 for ever
+  kPersonal,   ///< trained by each node for itself; it never travels
+};
+
 /// A named set of tensors exchanged together: one vector of `elements` f32 values, tensor after tensor.
 struct FragmentLayout {
-  std::string name;  ///< "all", or "f0", "f1", …
+  std::string name;  ///< "all", or "f0", "f1", …; "all-control", "f0-control", …; "frozen"; "personal"
   std::uint64_t elements = 0;
   std::vector<std::size_t> tensors;  ///< indices into ModelLayout::tensors, ascending
+  FragmentRole role = FragmentRole::kExchanged;
+  std::size_t twin = 0;  ///< control: the index of the exchanged fragment whose tensors it shares
 };
 
 struct ModelLayout {
   std::string architecture;
   std::vector<TensorLayout> tensors;  ///< in model order
-  std::vector<FragmentLayout> fragments;
-  std::uint64_t parameters = 0;  ///< elements of all fragments together
+  std::vector<FragmentLayout> fragments;  ///< exchanged, then control, then frozen, then personal
+  std::uint64_t parameters = 0;           ///< elements of all tensors together
 
   /// nullptr where there is none of that name.
   const TensorLayout* find_tensor(std::string_view name) const;
   const FragmentLayout* find_fragment(std::string_view name) const;
+
+  /// How many fragments travel: those before the personal one. Coordinator and nodes number these alike.
+  std::size_t shared_fragments() const;
 };
 
 /// More elements than this in one model is an error (it guards every later multiplication).
@@ -64,7 +77,8 @@ inline constexpr std::uint64_t kMaxModelElements = std::uint64_t{1} << 42;
 /// The model section of a run spec with every default written out; resolving twice changes nothing.
 ///
 /// `model` is an object with `architecture` (linear, mlp, cnn, resnet, transformer), that architecture's sizes, and for
-/// each of them `fragments` (1 … number of layers; default 1) and `fragment_pattern` (strided or sequential).
+/// each of them `fragments` (1 … number of layers; default 1), `fragment_pattern` (strided or sequential), the tensors'
+/// roles (`personal`, `frozen`, `only`: lists of patterns) and `control` (whether there are control fragments).
 /// INVALID_ARGUMENT naming "model.MEMBER", its value and what is allowed, for an unknown architecture or member, a
 /// missing required member, a wrong type, a value out of range, or sizes that do not fit together.
 Result<nlohmann::json> resolve_model(const nlohmann::json& model);

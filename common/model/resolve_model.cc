@@ -97,6 +97,28 @@ class Members {
     resolved_[name] = chosen;
   }
 
+  void texts(const char* name) {
+    constexpr std::size_t kMost = 1000;
+    constexpr std::size_t kLongest = 300;
+    const json* value = take(name, true);
+    json list = json::array();
+    if (value != nullptr) {
+      bool right = value->is_array() && value->size() <= kMost;
+      for (std::size_t i = 0; right && i < value->size(); ++i) {
+        const json& item = (*value)[i];
+        right = item.is_string() && !item.get_ref<const std::string&>().empty() &&
+                item.get_ref<const std::string&>().size() <= kLongest;
+      }
+      if (right) {
+        list = *value;
+      } else {
+        fail(std::string("model.") + name + " is " + value->dump().substr(0, 60) +
+             ", must be a list of patterns of tensor names");
+      }
+    }
+    resolved_[name] = std::move(list);
+  }
+
   void require(bool holds, const std::string& sentence) {
     if (!holds) fail(sentence);
   }
@@ -231,6 +253,8 @@ Result<json> resolve_members(const json& model) {
   members.whole("fragments", 1, 1, 4096);
   members.choice("fragment_pattern", architecture == "transformer" ? "strided" : "sequential",
                  {"strided", "sequential"});
+  for (const char* role : {"personal", "frozen", "only"}) members.texts(role);
+  members.flag("control", false);
   return members.finish(architecture);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "client/daemon/policy/hours.h"
+#include "common/base/pattern.h"
 #include "common/base/result.h"
 
 namespace skerry::client {
@@ -58,9 +59,5 @@ Result<Policy> load_policy(const std::string& path);
 
 /// A commented policy that trusts this coordinator and allows nothing.
 std::string policy_template(std::string_view ca_fingerprint);
-
-/// Whether `text` fits `pattern`, in which each '*' stands for any characters, also none.
-bool fits(std::string_view pattern, std::string_view text);
-bool fits_any(const std::vector<std::string>& patterns, std::string_view text);
 
 }  // namespace skerry::client

@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
+#include "common/model/initialise.h"
 #include "tests/support/temp_dir.h"
 
 namespace skerry {
@@ -86,6 +87,19 @@ TEST_CASE("a fragment file with a missing, surplus, misshapen or mistyped tensor
   CHECK(refusal(path) == "tensor \"weight\" has shape [3, 2], must be [2, 3]");
   write_file(path, {{"weight", DType::kF64, {2, 3}}, bias}, counting(14));
   CHECK(refusal(path) == "tensor \"weight\" is F64, must be F32");
+}
+
+TEST_CASE("a control fragment's file has its twin's header, and zeros at first") {
+  const test::TempDir dir;
+  const ModelLayout layout = *build_layout(
+      nlohmann::json::parse(R"({"architecture":"linear","inputs":3,"outputs":2,"fragments":2,"control":true})"));
+  CHECK(*fragment_header(layout, "f1-control") == *fragment_header(layout, "f1"));
+  REQUIRE(write_initial_fragment(layout, "f0-control", 7, dir / "c").ok());
+  const auto file = FragmentFile::open(dir / "c", layout, "f0-control");
+  REQUIRE(file.ok());
+  const auto values = file->values();
+  REQUIRE(values.has_value());
+  CHECK(std::vector<float>(values->begin(), values->end()) == std::vector<float>(6, 0.0f));
 }
 
 TEST_CASE("a vector of another length than the fragment's is not written") {

@@ -108,4 +108,67 @@ TEST_CASE("linear can be cut in two: its weight and its bias") {
   CHECK(describe_layout(layout) == "weight [2, 5] uniform(0.447214) f0+0\nbias [2] zeros f1+0\n");
 }
 
+TEST_CASE("personal and frozen tensors have fragments of their own, and the cut is made from what remains") {
+  const ModelLayout layout = layout_of(
+      R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4,5,6],"fragments":2,"personal":["layers.3.*"],
+          "frozen":["layers.0.weight","layers.0.bias"]})");
+  CHECK(describe_layout(layout) ==
+        "layers.0.weight [4, 3] uniform(1.41421) frozen+0\nlayers.0.bias [4] zeros frozen+12\n"
+        "layers.1.weight [5, 4] uniform(1.22474) f0+0\nlayers.1.bias [5] zeros f0+20\n"
+        "layers.2.weight [6, 5] uniform(1.09545) f1+0\nlayers.2.bias [6] zeros f1+30\n"
+        "layers.3.weight [2, 6] uniform(0.408248) personal+0\nlayers.3.bias [2] zeros personal+12\n");
+  REQUIRE(layout.fragments.size() == 4);
+  CHECK(layout.fragments[1].role == FragmentRole::kExchanged);
+  CHECK(layout.fragments[2].role == FragmentRole::kFrozen);
+  CHECK(layout.fragments[3].role == FragmentRole::kPersonal);
+  CHECK(layout.shared_fragments() == 3);
+  CHECK(layout.parameters == 16 + 25 + 36 + 14);
+}
+
+TEST_CASE("what `only` leaves out is frozen, unless it is personal") {
+  const ModelLayout layout = layout_of(
+      R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4,4],"only":["layers.1.bias"],"personal":["layers.2.*"]})");
+  CHECK(layout.find_fragment("all")->elements == 4);
+  CHECK(layout.find_fragment("frozen")->elements == 16 + 16);
+  CHECK(layout.find_fragment("personal")->elements == 10);
+  // A part of a layer that stands alone in its fragment needs no whole layer.
+  const ModelLayout end = layout_of(R"({"architecture":"transformer","only":["model.norm.weight"]})");
+  CHECK(end.find_fragment("all")->elements == 128);
+}
+
+TEST_CASE("a control fragment is the twin of an exchanged one: its tensors, zeros at first") {
+  const ModelLayout layout = layout_of(
+      R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4],"fragments":2,"control":true,"personal":["layers.1.bias"]})");
+  std::vector<std::string> names;
+  for (const FragmentLayout& fragment : layout.fragments) names.push_back(fragment.name);
+  CHECK(names == std::vector<std::string>{"f0", "f1", "f0-control", "f1-control", "personal"});
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(layout.fragments[2 + i].role == FragmentRole::kControl);
+    CHECK(layout.fragments[2 + i].twin == i);
+    CHECK(layout.fragments[2 + i].tensors == layout.fragments[i].tensors);
+    CHECK(layout.fragments[2 + i].elements == layout.fragments[i].elements);
+  }
+  CHECK(layout.parameters == 16 + 10);
+  CHECK(layout.shared_fragments() == 4);
+}
+
+TEST_CASE("roles that cannot be are refused with the pattern and the tensor") {
+  const auto refused = [](const std::string& roles) {
+    const auto layout =
+        build_layout(nlohmann::json::parse(R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4],)" + roles + "}"));
+    return layout.ok() ? "no error" : layout.error().message;
+  };
+  CHECK(refused(R"("personal":["layer.0.*"])") ==
+        "model.personal: pattern \"layer.0.*\" fits no tensor of the model");
+  CHECK(refused(R"("personal":["*.bias"],"frozen":["layers.0.*"])") ==
+        "model.frozen: pattern \"layers.0.*\" makes tensor \"layers.0.bias\" frozen, but model.personal makes it personal");
+  CHECK(refused(R"("personal":["*.bias"],"only":["layers.0.*"])") ==
+        "model.only: pattern \"layers.0.*\" has tensor \"layers.0.bias\" exchanged, but model.personal makes it personal");
+  CHECK(refused(R"("frozen":["*.bias"],"only":["layers.0.*"])") ==
+        "model.only and model.frozen are both given; what model.only leaves out is frozen already");
+  CHECK(refused(R"("personal":["*"])") == "model.personal and model.frozen leave no tensor to exchange");
+  CHECK(refused(R"("frozen":["layers.0.*"],"fragments":2)") ==
+        "model.fragments is 2, must be in [1, 1]: the model has 1 layers that are exchanged");
+}
+
 }  // namespace skerry

@@ -16,6 +16,14 @@ json resolved(const char* model) {
   return *result;
 }
 
+// The section with the members that every architecture has besides its sizes.
+json with_roles(const char* sizes) {
+  json section = json::parse(sizes);
+  for (const char* role : {"personal", "frozen", "only"}) section[role] = json::array();
+  section["control"] = false;
+  return section;
+}
+
 std::string refusal(const std::string& model) {
   const auto result = resolve_model(json::parse(model));
   REQUIRE(!result.ok());
@@ -28,20 +36,20 @@ std::string refusal(const std::string& model) {
 TEST_CASE("a resolved model section has every member written out") {
   CHECK(
       resolved(R"({"architecture":"linear","inputs":3,"outputs":2})") ==
-      json::parse(
+      with_roles(
           R"({"architecture":"linear","inputs":3,"outputs":2,"bias":true,"fragments":1,"fragment_pattern":"sequential"})"));
   CHECK(resolved(R"({"architecture":"mlp","inputs":3,"outputs":2})") ==
-        json::parse(R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[128],"activation":"relu","fragments":1,
+        with_roles(R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[128],"activation":"relu","fragments":1,
                         "fragment_pattern":"sequential"})"));
   CHECK(resolved(R"({"architecture":"cnn"})") ==
-        json::parse(
+        with_roles(
             R"({"architecture":"cnn","shape":[1,28,28],"classes":10,"channels":[16,32],"kernel":5,"padding":"valid",
                         "hidden":128,"fragments":1,"fragment_pattern":"sequential"})"));
   CHECK(resolved(R"({"architecture":"resnet"})") ==
-        json::parse(R"({"architecture":"resnet","shape":[3,32,32],"classes":10,"width":16,"blocks":[1,1,1],"groups":8,
+        with_roles(R"({"architecture":"resnet","shape":[3,32,32],"classes":10,"width":16,"blocks":[1,1,1],"groups":8,
                         "fragments":1,"fragment_pattern":"sequential"})"));
   CHECK(resolved(R"({"architecture":"transformer"})") ==
-        json::parse(
+        with_roles(
             R"({"architecture":"transformer","layers":4,"width":128,"heads":4,"kv_heads":4,"hidden":352,"context":128,
                         "vocabulary":256,"tied":true,"rope_theta":10000,"norm_epsilon":1e-5,"initial_std":0.02,"fragments":1,
                         "fragment_pattern":"strided"})"));
@@ -70,8 +78,10 @@ TEST_CASE("an unknown architecture or member is refused with what there is") {
         "model.architecture is missing or not text, must be one of cnn, linear, mlp, resnet, transformer");
   CHECK(refusal(R"([1])") == "model is [1], must be a table");
   CHECK(refusal(R"({"architecture":"linear","inputs":1,"outputs":1,"widht":3})") ==
-        "model.widht is not a member of architecture linear, which has architecture, bias, fragment_pattern, "
-        "fragments, inputs, outputs");
+        "model.widht is not a member of architecture linear, which has architecture, bias, control, "
+        "fragment_pattern, fragments, frozen, inputs, only, outputs, personal");
+  CHECK(refusal(R"({"architecture":"linear","inputs":1,"outputs":1,"frozen":"bias"})") ==
+        "model.frozen is \"bias\", must be a list of patterns of tensor names");
 }
 
 TEST_CASE("a missing, mistyped or absurd size is refused with its name, value and range") {
