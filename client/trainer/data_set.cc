@@ -13,13 +13,8 @@ namespace {
 
 using nlohmann::json;
 
-struct Fractions {
-  double from = 0;
-  double to = 1;
-};
-
-Result<std::map<std::string, Fractions>> parse_splits(const json& section) {
-  std::map<std::string, Fractions> splits;
+Result<std::map<std::string, SplitFractions>> parse_splits(const json& section) {
+  std::map<std::string, SplitFractions> splits;
   const auto it = section.find("splits");
   if (it == section.end()) {
     splits["train"] = {};
@@ -31,7 +26,7 @@ Result<std::map<std::string, Fractions>> parse_splits(const json& section) {
   for (const auto& item : it->items()) {
     const std::string where = "split \"" + item.key() + "\"";
     if (!item.value().is_object()) return invalid_argument(where + " must be an object {\"from\",\"to\"}");
-    Fractions split;
+    SplitFractions split;
     auto from = number_member(item.value(), "from", 0, 1, 0);
     if (!from.ok()) return with_context(std::move(from).error(), where);
     auto to = number_member(item.value(), "to", 0, 1, 1);
@@ -52,10 +47,26 @@ std::uint64_t boundary(double fraction, std::uint64_t count) {
   return std::min(static_cast<std::uint64_t>(chosen), count);
 }
 
+Result<std::vector<std::uint64_t>> chosen_from(const std::vector<std::uint64_t>& all,
+                                               const std::vector<std::uint64_t>& numbers) {
+  std::vector<std::uint64_t> rows;
+  rows.reserve(numbers.size());
+  for (const std::uint64_t number : numbers) {
+    if (number >= all.size()) {
+      return invalid_argument("row " + std::to_string(number) + " of a data set with " + std::to_string(all.size()));
+    }
+    rows.push_back(all[number]);
+  }
+  return rows;
+}
+
 /// Images with labels, kept as bytes.
 class ImageSet final : public DataSet {
  public:
-  explicit ImageSet(Images images) : images_(std::move(images)) {}
+  ImageSet(std::shared_ptr<const Images> images, ExampleShape shape, std::vector<std::uint64_t> rows)
+      : images_(std::move(images)), rows_(std::move(rows)) {
+    shape_ = std::move(shape);
+  }
 
   Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t,
                     Batch& batch) const override {
@@ -67,23 +78,33 @@ class ImageSet final : public DataSet {
     float* out = batch.inputs.data();
     for (std::size_t row = 0; row < numbers.size(); ++row, out += size) {
       const std::uint64_t example = rows_[range.first + numbers[row]];
-      const unsigned char* pixels = images_.pixels.data() + example * size;
+      const unsigned char* pixels = images_->pixels.data() + example * size;
       for (std::size_t i = 0; i < size; ++i) out[i] = static_cast<float>(pixels[i]) / 255.0f;
-      batch.labels[row] = images_.labels[example];
+      batch.labels[row] = images_->labels[example];
     }
     return {};
+  }
+
+  Result<std::unique_ptr<DataSet>> part(const DataPart& part) const override {
+    SKERRY_ASSIGN(std::vector<std::uint64_t> rows, chosen_from(rows_, part.rows));
+    auto set = std::make_unique<ImageSet>(images_, shape_, std::move(rows));
+    set->cut(part.splits, 0, set->rows_.size());
+    return std::unique_ptr<DataSet>(std::move(set));
   }
 
   static Result<std::unique_ptr<DataSet>> make(const json& section, const json& schema, const std::string& path);
 
  private:
-  Images images_;
+  std::shared_ptr<const Images> images_;
   std::vector<std::uint64_t> rows_;
 };
 
 class TableSet final : public DataSet {
  public:
-  explicit TableSet(Table table) : table_(std::move(table)) {}
+  TableSet(std::shared_ptr<const Table> table, ExampleShape shape, std::vector<std::uint64_t> rows)
+      : table_(std::move(table)), rows_(std::move(rows)) {
+    shape_ = std::move(shape);
+  }
 
   Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t,
                     Batch& batch) const override {
@@ -95,26 +116,35 @@ class TableSet final : public DataSet {
     batch.targets.resize(shape_.classes == 0 ? numbers.size() : 0);
     for (std::size_t row = 0; row < numbers.size(); ++row) {
       const std::uint64_t example = rows_[range.first + numbers[row]];
-      std::copy_n(table_.values.data() + example * size, size, batch.inputs.data() + row * size);
+      std::copy_n(table_->values.data() + example * size, size, batch.inputs.data() + row * size);
       if (shape_.classes == 0) {
-        batch.targets[row] = table_.labels[example];
+        batch.targets[row] = table_->labels[example];
       } else {
-        batch.labels[row] = static_cast<std::int64_t>(table_.labels[example]);
+        batch.labels[row] = static_cast<std::int64_t>(table_->labels[example]);
       }
     }
     return {};
   }
 
+  Result<std::unique_ptr<DataSet>> part(const DataPart& part) const override {
+    SKERRY_ASSIGN(std::vector<std::uint64_t> rows, chosen_from(rows_, part.rows));
+    auto set = std::make_unique<TableSet>(table_, shape_, std::move(rows));
+    set->cut(part.splits, 0, set->rows_.size());
+    return std::unique_ptr<DataSet>(std::move(set));
+  }
+
   static Result<std::unique_ptr<DataSet>> make(const json& section, const json& schema, const std::string& path);
 
  private:
-  Table table_;
+  std::shared_ptr<const Table> table_;
   std::vector<std::uint64_t> rows_;
 };
 
 class TextSet final : public DataSet {
  public:
-  explicit TextSet(Text text) : text_(std::move(text)) {}
+  TextSet(std::shared_ptr<const Text> text, std::uint64_t context) : text_(std::move(text)) {
+    shape_ = {ExampleShape::Kind::kText, {context}, context, 256};
+  }
 
   Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t shift,
                     Batch& batch) const override {
@@ -126,17 +156,27 @@ class TextSet final : public DataSet {
     batch.tokens.resize(numbers.size() * (context + 1));
     std::int64_t* out = batch.tokens.data();
     for (const std::uint64_t number : numbers) {
-      text_.copy(range.first + std::min(number * context + shift, last), window);
+      text_->copy(range.first + std::min(number * context + shift, last), window);
       for (const char c : window) *out++ = static_cast<unsigned char>(c);
     }
-    return text_.check();
+    return text_->check();
+  }
+
+  Result<std::unique_ptr<DataSet>> part(const DataPart& part) const override {
+    if (part.first_byte > text_->size() || part.bytes > text_->size() - part.first_byte) {
+      return invalid_argument("bytes " + std::to_string(part.first_byte) + " + " + std::to_string(part.bytes) +
+                              " of a text with " + std::to_string(text_->size()));
+    }
+    auto set = std::make_unique<TextSet>(text_, shape_.input_size);
+    set->cut(part.splits, part.first_byte, part.bytes, shape_.input_size);
+    return std::unique_ptr<DataSet>(std::move(set));
   }
 
   static Result<std::unique_ptr<DataSet>> make(const json& section, const json& schema, const std::string& path,
                                                std::uint64_t context);
 
  private:
-  Text text_;
+  std::shared_ptr<const Text> text_;
 };
 
 // The rows a set consists of: those that "indices" lists, or all.
@@ -167,13 +207,8 @@ Result<std::unique_ptr<DataSet>> ImageSet::make(const json& section, const json&
   shape.input_size = shape.shape[0] * shape.shape[1] * shape.shape[2];
   SKERRY_ASSIGN(auto splits, parse_splits(section));
   SKERRY_ASSIGN(auto rows, chosen_rows(section, images.labels.size()));
-  auto set = std::make_unique<ImageSet>(std::move(images));
-  set->shape_ = std::move(shape);
-  set->rows_ = std::move(rows);
-  for (const auto& [name, split] : splits) {
-    const std::uint64_t first = boundary(split.from, set->rows_.size());
-    set->splits_[name] = {first, boundary(split.to, set->rows_.size()) - first, 0};
-  }
+  auto set = std::make_unique<ImageSet>(std::make_shared<Images>(std::move(images)), std::move(shape), std::move(rows));
+  set->cut(splits, 0, set->rows_.size());
   return std::unique_ptr<DataSet>(std::move(set));
 }
 
@@ -193,13 +228,9 @@ Result<std::unique_ptr<DataSet>> TableSet::make(const json& section, const json&
   SKERRY_ASSIGN(Table table, read_table(path, columns, label, classes));
   SKERRY_ASSIGN(auto splits, parse_splits(section));
   SKERRY_ASSIGN(auto rows, chosen_rows(section, table.labels.size()));
-  auto set = std::make_unique<TableSet>(std::move(table));
-  set->shape_ = {ExampleShape::Kind::kTable, {columns.size()}, columns.size(), classes};
-  set->rows_ = std::move(rows);
-  for (const auto& [name, split] : splits) {
-    const std::uint64_t first = boundary(split.from, set->rows_.size());
-    set->splits_[name] = {first, boundary(split.to, set->rows_.size()) - first, 0};
-  }
+  ExampleShape shape{ExampleShape::Kind::kTable, {columns.size()}, columns.size(), classes};
+  auto set = std::make_unique<TableSet>(std::make_shared<Table>(std::move(table)), std::move(shape), std::move(rows));
+  set->cut(splits, 0, set->rows_.size());
   return std::unique_ptr<DataSet>(std::move(set));
 }
 
@@ -213,13 +244,8 @@ Result<std::unique_ptr<DataSet>> TextSet::make(const json& section, const json& 
   if (context == 0) return invalid_argument("text needs a model with a context; this model takes other examples");
   SKERRY_ASSIGN(Text text, Text::open(path, encoding == "utf-8"));
   SKERRY_ASSIGN(auto splits, parse_splits(section));
-  auto set = std::make_unique<TextSet>(std::move(text));
-  set->shape_ = {ExampleShape::Kind::kText, {context}, context, 256};
-  for (const auto& [name, split] : splits) {
-    const std::uint64_t first = boundary(split.from, set->text_.size());
-    const std::uint64_t bytes = boundary(split.to, set->text_.size()) - first;
-    set->splits_[name] = {first, bytes == 0 ? 0 : (bytes - 1) / context, bytes};
-  }
+  auto set = std::make_unique<TextSet>(std::make_shared<Text>(std::move(text)), context);
+  set->cut(splits, 0, set->text_->size(), context);
   return std::unique_ptr<DataSet>(std::move(set));
 }
 
@@ -245,6 +271,20 @@ Result<std::unique_ptr<DataSet>> DataSet::open(std::string_view section, std::ui
   auto set = open_kind(object, context);
   if (!set.ok()) return with_context(std::move(set).error(), "data");
   return set;
+}
+
+Result<std::unique_ptr<DataSet>> DataSet::part(const DataPart&) const {
+  return Error{Code::kUnimplemented, "this data set has no parts", false};
+}
+
+void DataSet::cut(const std::map<std::string, SplitFractions>& splits, std::uint64_t first, std::uint64_t count,
+                  std::uint64_t window) {
+  for (const auto& [name, split] : splits) {
+    const std::uint64_t begin = boundary(split.from, count);
+    const std::uint64_t size = boundary(split.to, count) - begin;
+    splits_[name] = window == 0 ? Range{first + begin, size, 0}
+                                : Range{first + begin, size == 0 ? 0 : (size - 1) / window, size};
+  }
 }
 
 std::map<std::string, std::uint64_t> DataSet::examples() const {

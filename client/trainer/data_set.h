@@ -31,6 +31,20 @@ struct ExampleShape {
   std::uint64_t classes = 0;         ///< 0: regression (tables); text: 256
 };
 
+/// A split as fractions of a set, in [0, 1].
+struct SplitFractions {
+  double from = 0;
+  double to = 1;
+};
+
+/// What one of many holders has of a data set that they share in memory.
+struct DataPart {
+  std::vector<std::uint64_t> rows;  ///< images, tables: numbers of the whole set's rows, in the part's order
+  std::uint64_t first_byte = 0;     ///< text: where the part begins
+  std::uint64_t bytes = 0;          ///< text: how long it is
+  std::map<std::string, SplitFractions> splits;  ///< of the part
+};
+
 class DataSet {
  public:
   /// Opens the data set of an `open` line's data section {"kind","path","schema","splits","indices"}; `context` is the
@@ -42,6 +56,10 @@ class DataSet {
   static Result<std::unique_ptr<DataSet>> open(std::string_view section, std::uint64_t context);
 
   virtual ~DataSet() = default;
+
+  /// A set of its own over the same memory, for as long as either lives. INVALID_ARGUMENT where the part reaches beyond
+  /// the whole; UNIMPLEMENTED by sets that have no parts.
+  virtual Result<std::unique_ptr<DataSet>> part(const DataPart& part) const;
 
   const ExampleShape& shape() const { return shape_; }
 
@@ -63,6 +81,10 @@ class DataSet {
     std::uint64_t count = 0;  ///< examples (text: windows)
     std::uint64_t bytes = 0;  ///< text only
   };
+
+  /// Makes splits_ from fractions of `count` examples, or of `count` bytes in windows of `window`, from `first` on.
+  void cut(const std::map<std::string, SplitFractions>& splits, std::uint64_t first, std::uint64_t count,
+           std::uint64_t window = 0);
 
   ExampleShape shape_;
   std::map<std::string, Range> splits_;

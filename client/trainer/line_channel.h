@@ -1,9 +1,11 @@
 // Whole lines in from one descriptor and out to another, so that a busy trainer can look for news between two steps.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace skerry::trainer {
 
@@ -14,6 +16,9 @@ class LineChannel {
 
   /// The descriptors stay the caller's. Not for several threads.
   LineChannel(int input, int output) : input_(input), output_(output) {}
+
+  /// For a trainer inside another program: `sink` gets every line that is sent, and nothing ever comes in.
+  explicit LineChannel(std::function<void(std::string_view)> sink) : sink_(std::move(sink)) {}
 
   /// The next line without its line feed, however long that takes; nothing at the end of the input.
   std::optional<std::string> wait();
@@ -31,8 +36,9 @@ class LineChannel {
   std::optional<std::string> take_line();
   void read_some();
 
-  int input_;
-  int output_;
+  int input_ = -1;
+  int output_ = -1;
+  std::function<void(std::string_view)> sink_;
   bool ended_ = false;
   bool cutting_ = false;  // the rest of an overlong line is being dropped
   std::string buffer_;

@@ -91,6 +91,10 @@ void Session::handle(const std::string& line) {
   }
 }
 
+void Session::undo_task() {
+  if (open_ && !open_->before.parameters.empty()) open_->state->restore(open_->before);
+}
+
 Result<void> Session::handle_open(OpenRequest request) {
   if (open_) return Error(failed_precondition("run " + open_->request.run + " is open; a trainer serves one run"));
   auto open = std::make_unique<Open>();
@@ -100,7 +104,7 @@ Result<void> Session::handle_open(OpenRequest request) {
   SKERRY_ASSIGN(open->layout, build_layout(model));
   SKERRY_ASSIGN(open->training, parse_training(open->request.training));
   SKERRY_TRY(make_directories(open->request.state_dir));
-  SKERRY_ASSIGN(open->data, DataSet::open(open->request.data, context_of(model)));
+  SKERRY_ASSIGN(open->data, open_data_(open->request.data, context_of(model)));
   SKERRY_ASSIGN(open->engine, Engine::make(open->request.model, open->layout, open->data->shape(), open->training.loss,
                                            open->request.threads));
   SKERRY_ASSIGN(TrainerState state,

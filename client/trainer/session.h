@@ -1,10 +1,12 @@
 // One trainer's conversation with its daemon, from hello to the end of the input (docs/trainer-protocol.md).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/trainer/data_set.h"
@@ -18,14 +20,26 @@
 
 namespace skerry::trainer {
 
+/// Opens the data of an `open` line's data section; see DataSet::open.
+using OpenData = std::function<Result<std::unique_ptr<DataSet>>(const std::string& section, std::uint64_t context)>;
+
 class Session {
  public:
   /// `channel` must outlive the session.
-  explicit Session(LineChannel& channel) : channel_(channel) {}
+  explicit Session(LineChannel& channel, OpenData open_data = DataSet::open)
+      : channel_(channel), open_data_(std::move(open_data)) {}
 
   /// Says hello, answers until the input ends, `close` comes or a fatal error was sent. The process's exit status: 0,
   /// or 1 after a fatal error. Between two steps of a task it looks for `cancel`, `merge` and `checkpoint`.
   int run();
+
+  // For a program that holds many trainers, one after another on any thread, instead of run():
+
+  /// Answers one line; the channel has got the answer when it returns.
+  void handle(const std::string& line);
+
+  /// Goes back to before the latest train task, as if it had been cancelled.
+  void undo_task();
 
  private:
   /// What `open` made: there is one for a process.
@@ -50,7 +64,6 @@ class Session {
   /// A running train task.
   struct Training;
 
-  void handle(const std::string& line);
   Result<void> handle_open(OpenRequest request);
   Result<void> handle_train(const TrainRequest& request);
   Result<void> handle_evaluate(const EvaluateRequest& request);
@@ -86,6 +99,7 @@ class Session {
   std::string state_path(const char* name) const;
 
   LineChannel& channel_;
+  OpenData open_data_;
   std::unique_ptr<Open> open_;
   Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
   std::map<std::string, MergeRequest> arrived_;  // merged fragments that wait for their step

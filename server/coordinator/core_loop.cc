@@ -71,16 +71,36 @@ void CoreLoop::run() {
       if (stopping_ && queue_.empty()) break;
       batch.swap(queue_);
     }
-    for (Work& work : batch) work();
-    batch.clear();
-    const uint64_t now = clock_.monotonic_ms();
-    while (!timers_.empty() && timers_.begin()->first <= now) {
-      const Work work = std::move(timers_.extract(timers_.begin()).mapped());
-      work();
-    }
-    may_wait_ms = settle_();
+    may_wait_ms = work_off(batch);
   }
   timers_.clear();
+}
+
+uint64_t CoreLoop::work_off(std::deque<Work>& batch) {
+  for (Work& work : batch) work();
+  batch.clear();
+  const uint64_t now = clock_.monotonic_ms();
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    const Work work = std::move(timers_.extract(timers_.begin()).mapped());
+    work();
+  }
+  return settle_();
+}
+
+std::optional<uint64_t> CoreLoop::turn() {
+  std::deque<Work> batch;
+  {
+    std::lock_guard lock(mutex_);
+    batch.swap(queue_);
+  }
+  const uint64_t may_wait_ms = work_off(batch);
+  const uint64_t now = clock_.monotonic_ms();
+  std::lock_guard lock(mutex_);
+  if (!queue_.empty()) return now;
+  std::optional<uint64_t> next;
+  if (!timers_.empty()) next = timers_.begin()->first;
+  if (may_wait_ms > 0) next = std::min(next.value_or(now + may_wait_ms), now + may_wait_ms);
+  return next;
 }
 
 }  // namespace skerry::server

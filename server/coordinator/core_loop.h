@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "common/os/clock.h"
@@ -34,8 +35,15 @@ class CoreLoop {
   void start();
   void stop();
 
+  /// For those who drive the loop on a thread of their own and never start() it (a simulation): does what is queued and
+  /// due, once, and says when it wants to be called again: the clock's present where there is more to do already,
+  /// nothing where only a post can bring work.
+  std::optional<uint64_t> turn();
+
  private:
   void run();
+  /// Does `batch`, then what is due; how long the commit may still wait.
+  uint64_t work_off(std::deque<Work>& batch);
 
   const Clock& clock_;
   Settle settle_;

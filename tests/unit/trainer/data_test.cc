@@ -246,3 +246,38 @@ TEST_CASE("a data section that is wrong is refused with its member") {
   REQUIRE(data.ok());
   CHECK((*data)->examples("holdout").error().message == "data has no split \"holdout\", it has train");
 }
+
+TEST_CASE("a part of a data set is a set of its own over the same memory") {
+  const TempDir directory;
+  put(directory / "t.csv", "a,y\n0,0\n1,1\n2,0\n3,1\n4,0\n");
+  const json section = {{"kind", "csv"},
+                        {"path", directory / "t.csv"},
+                        {"schema", {{"features", {"a"}}, {"label", "y"}, {"classes", 2}}}};
+  std::unique_ptr<DataSet> part;
+  {
+    const auto whole = DataSet::open(section.dump(), 0).value();
+    part = whole->part({.rows = {4, 1, 3}, .splits = {{"train", {0, 0.67}}, {"holdout", {0.67, 1}}}}).value();
+    const auto beyond = whole->part({.rows = {5}});
+    REQUIRE_FALSE(beyond.ok());
+    CHECK(beyond.error().message == "row 5 of a data set with 5");
+  }
+  CHECK(part->examples() == std::map<std::string, std::uint64_t>{{"holdout", 1}, {"train", 2}});
+  Batch batch;
+  REQUIRE(part->fill("train", std::vector<std::uint64_t>{0, 1}, 0, batch).ok());
+  CHECK(batch.inputs == std::vector<float>{4, 1});
+  REQUIRE(part->fill("holdout", std::vector<std::uint64_t>{0}, 0, batch).ok());
+  CHECK(batch.inputs == std::vector<float>{3});
+}
+
+TEST_CASE("a part of a text begins and ends where it should") {
+  const TempDir directory;
+  put(directory / "t.txt", "abcdefghij");
+  const json section = {{"kind", "text"}, {"path", directory / "t.txt"}};
+  const auto whole = DataSet::open(section.dump(), 2).value();
+  const auto part = whole->part({.first_byte = 3, .bytes = 5, .splits = {{"train", {0, 1}}}}).value();  // defgh
+  CHECK(part->examples() == std::map<std::string, std::uint64_t>{{"train", 2}});
+  Batch batch;
+  REQUIRE(part->fill("train", std::vector<std::uint64_t>{1}, 0, batch).ok());
+  CHECK(batch.tokens == std::vector<std::int64_t>{'f', 'g', 'h'});
+  CHECK_FALSE(whole->part({.first_byte = 8, .bytes = 3}).ok());
+}
