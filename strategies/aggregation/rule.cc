@@ -2,21 +2,15 @@
 
 #include <cmath>
 
+#include "strategies/aggregation/rule_catalogue.h"
 #include "strategies/aggregation/weighted_mean.h"
 
 namespace skerry::strategies {
 namespace {
 
-// A rule of the catalogue: how a run spec names it, and how to make it from a resolved part.
-struct Entry {
-  PartInfo info;
-  Rule (*make)(const Part& resolved);
-};
-
-const std::vector<Entry>& entries() {
-  static const std::vector<Entry> all = {
-      {weighted_mean_info(), [](const Part& part) { return weighted_mean_rule(weights_of(part)); }},
-  };
+// In the order of the documentation.
+const std::vector<RuleEntry>& entries() {
+  static const std::vector<RuleEntry> all = {weighted_mean_entry(), normalised_mean_entry(), module_mean_entry()};
   return all;
 }
 
@@ -26,9 +20,10 @@ Result<void> check_cohort(const Rule& rule, const Cohort& cohort) {
   const std::size_t updates = cohort.size();
   if (updates < rule.needs.minimum_updates || updates > rule.needs.maximum_updates) {
     const bool few = updates < rule.needs.minimum_updates;
+    const std::string why = few && !rule.needs.because.empty() ? " (" + rule.needs.because + ")" : "";
     return invalid_argument(rule.name + " needs at " + (few ? "least " : "most ") +
-                            std::to_string(few ? rule.needs.minimum_updates : rule.needs.maximum_updates) +
-                            " updates, this exchange has " + std::to_string(updates));
+                            std::to_string(few ? rule.needs.minimum_updates : rule.needs.maximum_updates) + " updates" +
+                            why + ", this exchange has " + std::to_string(updates));
   }
   for (std::size_t k = 0; k < updates; ++k) {
     const double factor = cohort.contributions[k].factor;
@@ -45,7 +40,7 @@ Result<void> check_cohort(const Rule& rule, const Cohort& cohort) {
 std::span<const PartInfo> aggregation_catalogue() {
   static const std::vector<PartInfo> infos = [] {
     std::vector<PartInfo> all;
-    for (const Entry& entry : entries()) all.push_back(entry.info);
+    for (const RuleEntry& entry : entries()) all.push_back(entry.info);
     return all;
   }();
   return infos;
@@ -53,7 +48,7 @@ std::span<const PartInfo> aggregation_catalogue() {
 
 Result<Rule> make_rule(const Part& part) {
   SKERRY_ASSIGN(const Part resolved, resolve(part, "aggregation", aggregation_catalogue()));
-  for (const Entry& entry : entries()) {
+  for (const RuleEntry& entry : entries()) {
     if (entry.info.name == resolved.name) return entry.make(resolved);
   }
   return internal_error("aggregation rule " + resolved.name + " is in the catalogue and cannot be made");

@@ -9,10 +9,10 @@
 //
 //   weighted mean      linear(w_k / Σw)
 //   Krum               statistics K × K distances, then linear(1 for the chosen, 0 for the others)
-//   geometric median   statistics K × K inner products, then linear(weights by Weiszfeld's iteration on that table)
+//   geometric median   statistics K distances to the last mean, once for each of Weiszfeld's iterations, then linear
 //   coordinate median  per_value(median)
-//   radial-directional statistics K × tensors norms, then linear with a coefficient per tensor
-//   centered clipping  statistics K+1 × K+1 inner products (the updates and the vector it keeps), then linear
+//   radial-directional statistics K × tensors norms, then of the mean direction, then linear with a coefficient per tensor
+//   centered clipping  statistics K distances to the vector it keeps, then linear over the updates and that vector
 //
 // A rule may keep f32 vectors of the fragment's length from exchange to exchange (`state_vectors`); the engine stores them
 // with the version, so that a restart or a rollback finds the ones that belong to it.
@@ -115,6 +115,7 @@ struct Needs {
   std::vector<std::string> nodes;    ///< every exchange must have an update of each of these (FLTrust's own data)
   std::vector<std::string> metrics;  ///< every update must report these, for example {"start_loss"}; others are discarded
   std::size_t minimum_updates = 1;
+  std::string because = {};          ///< why so many, for example "n >= 2f + 3 with f = 1"; may be empty
   std::size_t maximum_updates = std::numeric_limits<std::size_t>::max();
 };
 
