@@ -35,6 +35,15 @@ constexpr std::size_t kMostLanes = 256;
 constexpr std::size_t kMostPasses = 1000;
 constexpr std::uint64_t kLargestEncodingBlock = std::uint64_t{1} << 20;
 
+// A file of the fragment, of the size that the job says.
+Result<Source> open_whole(const ReduceJob& job, const Payload& payload, const std::string& name) {
+  SKERRY_ASSIGN(Source source, Source::open(payload, name));
+  const std::uint64_t expected = job.data_offset + 4 * job.elements;
+  if (source.bytes().size() == expected) return source;
+  return data_loss(name + " has " + std::to_string(source.bytes().size()) + " bytes, must have " + std::to_string(expected) +
+                   "; it was cut or replaced, restore it from a backup");
+}
+
 std::uint64_t round_up(std::uint64_t value, std::uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
@@ -67,17 +76,17 @@ Result<void> without_exceptions(const std::function<Result<void>()>& body) {
 Result<CohortWalk> CohortWalk::open(const ReduceJob& job, ReductionPool& pool) {
   CohortWalk walk(job, pool);
   SKERRY_TRY(walk.check_job());
-  SKERRY_TRY(walk.open_updates());
-  SKERRY_ASSIGN(Source base, Source::open(job.base, "fragment " + job.fragment));
-  const std::uint64_t expected = job.data_offset + 4 * job.elements;
-  if (base.bytes().size() != expected) {
-    return data_loss(base.name() + " has " + std::to_string(base.bytes().size()) + " bytes, must have " +
-                     std::to_string(expected) + "; it was cut or replaced, restore it from a backup");
-  }
+  SKERRY_ASSIGN(Source base, open_whole(job, job.base, "fragment " + job.fragment));
   walk.base_.emplace(std::move(base));
-  const strategies::Cohort cohort{walk.contributions_, job.tensors, job.seed};
-  SKERRY_TRY(strategies::check_cohort(*job.rule, cohort));
+  SKERRY_ASSIGN(ExchangeState state, ExchangeState::open(job));
+  walk.state_.emplace(std::move(state));
+  SKERRY_TRY(walk.open_updates());
+  SKERRY_TRY(strategies::check_cohort(*job.rule, walk.cohort()));
   return walk;
+}
+
+strategies::Cohort CohortWalk::cohort() const {
+  return {contributions_, job_->tensors, job_->seed, state_->header().steps};
 }
 
 Result<void> CohortWalk::check_job() const {
@@ -117,6 +126,10 @@ Result<void> CohortWalk::open_updates() {
     }
     const bool mapped = input.payload.path.empty() || files++ < kMaxMappedUpdates;
     SKERRY_ASSIGN(UpdateReader reader, UpdateReader::open(input, job_->elements, mapped));
+    if (job_->rule->needs.rebased) {
+      SKERRY_ASSIGN(const Source* then, older_base(input));
+      if (then != nullptr) reader.rebase(*base_, *then, job_->data_offset);
+    }
     all_in_place_ = all_in_place_ && reader.in_place();
     all_f32_in_place_ = all_f32_in_place_ && reader.in_place() && reader.encoding().name() == "f32";
     granularity_ = std::lcm(granularity_, reader.encoding().block_elements());
@@ -134,6 +147,41 @@ Result<void> CohortWalk::open_updates() {
   return {};
 }
 
+// The older version that an update was measured against; null where it was the base itself.
+Result<const Source*> CohortWalk::older_base(const UpdateInput& update) {
+  const Payload& measured = update.measured_base;
+  if (measured.path.empty() && measured.bytes.empty()) return nullptr;
+  for (const OlderBase& known : older_bases_) {
+    const bool same = known.payload.path == measured.path && known.payload.bytes.data() == measured.bytes.data();
+    if (same) return known.source.get();
+  }
+  SKERRY_ASSIGN(Source source,
+                open_whole(*job_, measured, "the older version of fragment " + job_->fragment + " of task " + update.task_id));
+  older_bases_.push_back({measured, std::make_unique<Source>(std::move(source))});
+  return older_bases_.back().source.get();
+}
+
+std::string CohortWalk::column_name(std::size_t column) const {
+  if (column < updates_.size()) return "task " + updates_[column].task_id();
+  return "its state vector " + job_->rule->state_vectors[column - updates_.size()];
+}
+
+RowKind CohortWalk::row_kind(std::size_t column) const {
+  return column < updates_.size() ? updates_[column].row_kind() : RowKind::kF32;
+}
+
+// The values of a column as add_rows takes them; `place` is one of the slot's rows that no other column uses now.
+Result<const void*> CohortWalk::row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot,
+                                    std::size_t place) const {
+  if (column < updates_.size()) {
+    float* decoded = all_in_place_ ? nullptr : slot.rows.as<float>() + place * count;
+    return updates_[column].row(first, count, {slot.encoded.as<std::byte>(), decoded});
+  }
+  const std::size_t vector = column - updates_.size();
+  float* scratch = slot.state.as<float>() + vector * count;
+  return static_cast<const void*>(state_->values(state_->first_of_rule() + vector, first, count, scratch));
+}
+
 // How many elements a block has when `rows_in_cache` decoded rows lie side by side.
 std::size_t CohortWalk::elements_in_block(std::size_t rows_in_cache) const {
   const std::size_t fit = rows_in_cache == 0 ? kBlockElements : kFloatsSideBySide / rows_in_cache;
@@ -142,7 +190,7 @@ std::size_t CohortWalk::elements_in_block(std::size_t rows_in_cache) const {
 }
 
 Result<void> CohortWalk::run_statistics() {
-  const strategies::Cohort cohort{contributions_, job_->tensors, job_->seed};
+  const strategies::Cohort cohort = this->cohort();
   std::vector<Table> tables;
   while (tables.size() < kMostPasses) {
     std::optional<Pass> pass;
@@ -152,9 +200,9 @@ Result<void> CohortWalk::run_statistics() {
     }));
     const auto* statistics = std::get_if<StatisticsPass>(&*pass);
     if (statistics == nullptr) return accept_output(std::move(*pass));
-    block_elements_ = elements_in_block(updates_.size());
+    block_elements_ = elements_in_block(columns());
     const AddBlock add = [&](std::uint64_t first, std::size_t count, Slot& slot, Table& sum) {
-      return for_each_block_of_rule(first, count, slot, [&](const Block& block) { statistics->add(block, sum); });
+      return for_each_block_of_rule(first, count, slot, [&](const Block& block, std::size_t) { statistics->add(block, sum); });
     };
     SKERRY_ASSIGN(Table table, sum_over_blocks(statistics->rows, statistics->columns, add));
     tables.push_back(std::move(table));
@@ -164,33 +212,32 @@ Result<void> CohortWalk::run_statistics() {
 }
 
 Result<void> CohortWalk::accept_output(Pass pass) {
-  const std::size_t updates = updates_.size();
-  if (const auto* linear = std::get_if<LinearOutput>(&pass)) {
+  const auto* linear = std::get_if<LinearOutput>(&pass);
+  if (linear != nullptr) {
     const std::size_t rows = job_->rule->needs.tensors ? job_->tensors.size() : 1;
     const std::size_t given = linear->coefficients.size();
-    if (given != updates && given != updates * rows) {
+    if (given != columns() && given != columns() * rows) {
       return internal_error("aggregation rule " + job_->rule->name + " gave " + std::to_string(given) +
-                            " coefficients for " + std::to_string(updates) + " updates");
+                            " coefficients for " + std::to_string(updates_.size()) + " updates and " +
+                            std::to_string(rule_vectors()) + " state vectors");
     }
     active_.clear();
-    for (std::size_t k = 0; k < updates; ++k) {
+    for (std::size_t k = 0; k < columns(); ++k) {
       bool used = false;
-      for (std::size_t at = k; at < given; at += updates) {
+      for (std::size_t at = k; at < given; at += columns()) {
         if (!std::isfinite(linear->coefficients[at])) {
-          return internal_error("aggregation rule " + job_->rule->name + " gave a coefficient that is not finite to task " +
-                                updates_[k].task_id());
+          return internal_error("aggregation rule " + job_->rule->name + " gave a coefficient that is not finite to " +
+                                column_name(k));
         }
         used = used || linear->coefficients[at] != 0;
       }
       if (used) active_.push_back(k);
     }
     one_group_ = active_.size() <= kRowsAtOnce && std::all_of(active_.begin(), active_.end(), [&](std::size_t k) {
-                   return updates_[k].row_kind() == updates_[active_.front()].row_kind();
+                   return row_kind(k) == row_kind(active_.front());
                  });
-    block_elements_ = elements_in_block(0);
-  } else {
-    block_elements_ = elements_in_block(updates);
   }
+  block_elements_ = elements_in_block(linear != nullptr ? 0 : columns());
   output_.emplace(std::move(pass));
   return {};
 }
@@ -209,7 +256,9 @@ CohortWalk::Slot CohortWalk::make_slot() const {
   }
   if (!side_by_side && !one_group_) slot.sums = Scratch(block * sizeof(double));
   slot.base = Scratch(side_by_side ? block * sizeof(float) : 0);
+  slot.state = Scratch(rule_vectors() * block * sizeof(float));
   slot.updates.resize(side_by_side ? updates_.size() : 0);
+  slot.state_rows.resize(side_by_side ? rule_vectors() : 0);
   return slot;
 }
 
@@ -234,25 +283,31 @@ Result<void> CohortWalk::load_rows(std::uint64_t first, std::size_t count, Slot&
     float* decoded = slot.rows.as<float>() == nullptr ? nullptr : slot.rows.as<float>() + k * count;
     SKERRY_ASSIGN(slot.updates[k], updates_[k].floats(first, count, {slot.encoded.as<std::byte>(), decoded}));
   }
+  for (std::size_t v = 0; v < rule_vectors(); ++v) {
+    slot.state_rows[v] = state_->values(state_->first_of_rule() + v, first, count, slot.state.as<float>() + v * count);
+  }
   return {};
 }
 
 Result<void> CohortWalk::for_each_block_of_rule(std::uint64_t first, std::size_t count, Slot& slot,
-                                                const std::function<void(const Block&)>& use) const {
+                                                const std::function<void(const Block&, std::size_t)>& use) const {
   SKERRY_TRY(load_rows(first, count, slot));
   const float* base = base_values(first, count, slot.base.as<float>());
-  std::vector<const float*> pointers = slot.updates;
+  std::size_t at = 0;  // where the pointers point
   for (const Segment& segment : segments(first, count)) {
     const std::size_t shift = segment.first - first;
-    for (std::size_t k = 0; k < pointers.size(); ++k) pointers[k] = slot.updates[k] + shift;
+    for (const float*& row : slot.updates) row += shift - at;
+    for (const float*& row : slot.state_rows) row += shift - at;
+    at = shift;
     Block block;
     block.fragment = job_->fragment;
     block.first = segment.first;
     block.count = segment.count;
     block.tensor = segment.tensor;
-    block.updates = pointers;
+    block.updates = slot.updates;
     block.base = base + shift;
-    use(block);
+    block.state = slot.state_rows;
+    use(block, shift);
   }
   return {};
 }
@@ -260,22 +315,17 @@ Result<void> CohortWalk::for_each_block_of_rule(std::uint64_t first, std::size_t
 Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t first, std::size_t count, Slot& slot,
                                     float* out) const {
   if (active_.empty()) std::fill(out, out + count, 0.0f);
-  const std::size_t updates = updates_.size();
-  const bool per_tensor = output.coefficients.size() != updates;
+  const bool per_tensor = output.coefficients.size() != columns();
   const std::vector<Segment> pieces = per_tensor ? segments(first, count) : std::vector<Segment>{{0, first, count}};
   std::size_t next = 0;
   while (next < active_.size()) {
     // As many rows of one kind as one call takes.
     const void* rows[kRowsAtOnce];
     std::size_t row_count = 0;
-    RowKind kind = RowKind::kF32;
     const std::size_t group_begin = next;
-    while (next < active_.size() && row_count < kRowsAtOnce) {
-      float* decoded = all_in_place_ ? nullptr : slot.rows.as<float>() + row_count * count;
-      const UpdateReader& update = updates_[active_[next]];
-      if (row_count > 0 && update.row_kind() != kind) break;
-      kind = update.row_kind();
-      SKERRY_ASSIGN(rows[row_count], update.row(first, count, {slot.encoded.as<std::byte>(), decoded}));
+    const RowKind kind = row_kind(active_[next]);
+    while (next < active_.size() && row_count < kRowsAtOnce && row_kind(active_[next]) == kind) {
+      SKERRY_ASSIGN(rows[row_count], row(active_[next], first, count, slot, row_count));
       ++row_count;
       ++next;
     }
@@ -286,7 +336,7 @@ Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t fi
       double coefficients[kRowsAtOnce];
       for (std::size_t r = 0; r < row_count; ++r) {
         shifted[r] = static_cast<const std::byte*>(rows[r]) + shift * value_bytes;
-        coefficients[r] = output.coefficients[(per_tensor ? piece.tensor * updates : 0) + active_[group_begin + r]];
+        coefficients[r] = output.coefficients[(per_tensor ? piece.tensor * columns() : 0) + active_[group_begin + r]];
       }
       double* sums = slot.sums.as<double>() == nullptr ? nullptr : slot.sums.as<double>() + shift;
       add_rows(kind, {shifted, row_count}, coefficients, piece.count, group_begin == 0, sums,
@@ -297,13 +347,17 @@ Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t fi
 }
 
 Result<double> CohortWalk::outer_gradient(std::uint64_t first, std::size_t count, std::uint64_t own_first,
-                                          std::uint64_t own_end, Slot& slot, float* out) const {
+                                          std::uint64_t own_end, Slot& slot, float* out,
+                                          std::span<float* const> rule_state) const {
   if (const auto* linear = std::get_if<LinearOutput>(&*output_)) {
     SKERRY_TRY(add_linear(*linear, first, count, slot, out));
+    for (float* vector : rule_state) std::copy(out, out + count, vector);
   } else {
     const auto& values = std::get<ValueOutput>(*output_);
-    SKERRY_TRY(for_each_block_of_rule(first, count, slot, [&](const Block& block) {
-      values.reduce(block, {out + (block.first - first), block.count}, {});
+    std::vector<float*> state(rule_state.size());
+    SKERRY_TRY(for_each_block_of_rule(first, count, slot, [&](const Block& block, std::size_t shift) {
+      std::transform(rule_state.begin(), rule_state.end(), state.begin(), [&](float* vector) { return vector + shift; });
+      values.reduce(block, {out + shift, block.count}, state);
     }));
   }
   const double squares = sum_of_squares(out + (own_first - first), own_end - own_first);
@@ -376,9 +430,14 @@ Result<ReduceStatistics> CohortWalk::measure(bool updates_too) {
   const std::size_t updates = updates_.size();
   const std::size_t measured = updates_too ? updates : 0;
   const AddBlock add = [&](std::uint64_t first, std::size_t count, Slot& slot, Table& sum) -> Result<void> {
-    if (slot.gradient.bytes().empty()) slot.gradient = Scratch(block_elements_ * sizeof(float));
+    if (slot.gradient.bytes().empty()) {
+      slot.gradient = Scratch(block_elements_ * sizeof(float));
+      slot.unused = Scratch(rule_vectors() * block_elements_ * sizeof(float));
+    }
     float* gradient = slot.gradient.as<float>();
-    SKERRY_ASSIGN(const double squares, outer_gradient(first, count, first, first + count, slot, gradient));
+    std::vector<float*> unused;
+    for (std::size_t v = 0; v < rule_vectors(); ++v) unused.push_back(slot.unused.as<float>() + v * count);
+    SKERRY_ASSIGN(const double squares, outer_gradient(first, count, first, first + count, slot, gradient, unused));
     sum.at(measured, 0) += squares;
     for (std::size_t k = 0; k < measured; ++k) {
       SKERRY_ASSIGN(const float* values,
@@ -412,10 +471,14 @@ void CohortWalk::drop(std::uint64_t first, std::uint64_t count) const {
   if (!drops()) return;
   for (const UpdateReader& update : updates_) update.drop(first, count);
   base_->drop(job_->data_offset + 4 * first, 4 * count);
+  for (const OlderBase& older : older_bases_) older.source->drop(job_->data_offset + 4 * first, 4 * count);
+  state_->drop(first, count);
 }
 
 Result<void> CohortWalk::check_inputs() const {
   for (const UpdateReader& update : updates_) SKERRY_TRY(update.check());
+  for (const OlderBase& older : older_bases_) SKERRY_TRY(older.source->check());
+  SKERRY_TRY(state_->check());
   return base_->check();
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "server/aggregate/exchange_state.h"
 #include "server/aggregate/inputs.h"
 #include "server/aggregate/pool.h"
 
@@ -56,16 +57,20 @@ class CohortWalk {
     Scratch rows;      // decoded rows
     Scratch sums;      // float64, where one call of add_rows cannot take all rows
     Scratch base;      // the base's values, where they are not aligned
+    Scratch state;     // the rule's vectors, where they are not in place
     Scratch gradient;  // measure: the outer gradient
+    Scratch unused;    // measure: the rule's new vectors
     std::vector<const float*> updates;
+    std::vector<const float*> state_rows;
   };
   Slot make_slot() const;
 
   /// The outer gradient's elements [first, first + count), count at most block_elements(), `first` a multiple of
-  /// granularity() and the end one too or the fragment's end. INVALID_ARGUMENT naming a value that is not finite.
+  /// granularity() and the end one too or the fragment's end, and of the rule's vectors after this exchange into `rule_state`.
+  /// INVALID_ARGUMENT naming a value of the gradient that is not finite.
   /// Returns the sum of squares of the elements [own_first, own_end).
   Result<double> outer_gradient(std::uint64_t first, std::size_t count, std::uint64_t own_first, std::uint64_t own_end,
-                                Slot& slot, float* out) const;
+                                Slot& slot, float* out, std::span<float* const> rule_state) const;
 
   /// Norms and cosines by one more walk over the updates, after run_statistics.
   Result<ReduceStatistics> measure(bool updates_too);
@@ -73,6 +78,7 @@ class CohortWalk {
   /// The base's values in place, or copied to `scratch`.
   const float* base_values(std::uint64_t first, std::size_t count, float* scratch) const;
   std::span<const std::byte> base_bytes() const { return base_->bytes(); }
+  const ExchangeState& state() const { return *state_; }
 
   std::uint64_t granularity() const { return granularity_; }
   std::size_t block_elements() const { return block_elements_; }
@@ -95,16 +101,29 @@ class CohortWalk {
     std::uint64_t first = 0;
     std::size_t count = 0;
   };
+  struct OlderBase {
+    Payload payload;
+    std::unique_ptr<Source> source;
+  };
   using AddBlock = std::function<Result<void>(std::uint64_t first, std::size_t count, Slot& slot, strategies::Table& sum)>;
 
   Result<void> check_job() const;
+  Result<void> open_base();
   Result<void> open_updates();
+  Result<const Source*> older_base(const UpdateInput& update);
+  strategies::Cohort cohort() const;
+  std::size_t rule_vectors() const { return job_->rule->state_vectors.size(); }
+  std::size_t columns() const { return updates_.size() + rule_vectors(); }
+  std::string column_name(std::size_t column) const;
+  RowKind row_kind(std::size_t column) const;
+  Result<const void*> row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot, std::size_t place) const;
   Result<void> accept_output(strategies::Pass pass);
   std::size_t elements_in_block(std::size_t rows_in_cache) const;
   std::vector<Segment> segments(std::uint64_t first, std::size_t count) const;
   Result<void> load_rows(std::uint64_t first, std::size_t count, Slot& slot) const;
-  Result<void> for_each_block_of_rule(std::uint64_t first, std::size_t count, Slot& slot,
-                                      const std::function<void(const strategies::Block&)>& use) const;
+  Result<void> for_each_block_of_rule(
+      std::uint64_t first, std::size_t count, Slot& slot,
+      const std::function<void(const strategies::Block& block, std::size_t shift)>& use) const;
   Result<void> add_linear(const strategies::LinearOutput& output, std::uint64_t first, std::size_t count, Slot& slot,
                           float* out) const;
   Error blame(std::uint64_t element, float value) const;
@@ -116,8 +135,10 @@ class CohortWalk {
   std::vector<UpdateReader> updates_;    // in that order, as are the next
   std::vector<strategies::Contribution> contributions_;
   std::optional<Source> base_;
+  std::vector<OlderBase> older_bases_;   // each once
+  std::optional<ExchangeState> state_;
   std::optional<strategies::Pass> output_;
-  std::vector<std::size_t> active_;      // updates with a coefficient other than 0 (linear outputs)
+  std::vector<std::size_t> active_;      // columns with a coefficient other than 0 (linear outputs)
   bool one_group_ = false;               // they are few enough and alike, for one call of add_rows
   bool all_in_place_ = true;
   bool all_f32_in_place_ = true;

@@ -20,7 +20,7 @@ std::span<const std::byte> bytes_of(const T* values, std::size_t count) {
 class CommitWalk {
  public:
   CommitWalk(const ReduceJob& job, CohortWalk& cohort, ReductionPool& pool)
-      : job_(job), cohort_(cohort), pool_(pool), partition_{job.data_offset, job.elements} {}
+      : job_(job), cohort_(cohort), pool_(pool), old_state_(cohort.state()), partition_{job.data_offset, job.elements} {}
 
   Result<ReduceOutcome> run();
 
@@ -33,6 +33,7 @@ class CommitWalk {
     Scratch base;
     Scratch fresh;
     Scratch payload;
+    Scratch old_state;
     std::vector<Scratch> state;
     std::vector<float*> state_pointers;
   };
@@ -52,7 +53,6 @@ class CommitWalk {
     std::uint64_t own_end = 0;
   };
 
-  Result<void> open_state();
   Result<void> create_outputs();
   std::size_t block_elements() const { return std::min<std::uint64_t>(cohort_.block_elements(), job_.elements); }
   Slot make_slot() const;
@@ -64,22 +64,20 @@ class CommitWalk {
   Result<void> write_state(const Range& range, const Slot& slot, std::vector<StateChecksum>& checksums);
   Result<void> take_change(const Range& range, Slot& slot);
   Result<void> check_state_chunk(std::uint64_t chunk, const std::vector<StateChecksum>& checksums) const;
-  Result<void> check_inputs() const;
   Error overflow(const Range& range, const float* values, const std::string& what) const;
   Result<void> finish_state();
   Result<std::string> hash_step();
   Result<void> sync_all();
 
-  std::size_t vectors() const { return job_.outer->state_vectors.size(); }
+  std::size_t vectors() const { return old_state_.vectors(); }
   std::uint64_t value_chunk(std::uint64_t chunk) const { return chunk - partition_.first_chunk(); }
 
   const ReduceJob& job_;
   CohortWalk& cohort_;
   ReductionPool& pool_;
+  const ExchangeState& old_state_;
   const ChunkPartition partition_;
   const Encoding* down_ = nullptr;        // nullptr: f32, the change is adopted as it is
-  OuterStateHeader state_header_;         // of the new state
-  std::optional<Source> old_state_;       // empty: all zeros
   Output fragment_;
   Output state_;
   Output step_;
@@ -87,37 +85,11 @@ class CommitWalk {
   std::vector<std::uint64_t> checksums_;  // of the new state, by chunk with values, then by vector
 };
 
-Result<void> CommitWalk::open_state() {
-  assert(job_.outer != nullptr);
-  state_header_ = {job_.outer->name, job_.outer->state_vectors, job_.elements, 1, job_.data_offset};
-  if (vectors() == 0 || (job_.state.path.empty() && job_.state.bytes.empty())) return {};
-  const std::string name = job_.state.path.empty() ? "of fragment " + job_.fragment : job_.state.path;
-  SKERRY_ASSIGN(Source source, Source::open(job_.state, name));
-  auto decoded = decode_outer_state_header(source.bytes(), name);
-  SKERRY_TRY(source.check());
-  if (!decoded.ok()) return std::move(decoded).error();
-  const OuterStateHeader& old = *decoded;
-  if (old.optimizer != job_.outer->name || old.vectors != job_.outer->state_vectors) {
-    return {Error{Code::kFailedPrecondition,
-                  "outer optimizer's state " + name + " is of " + old.optimizer + ", this run uses " + job_.outer->name +
-                      "; an amendment that changes the optimizer starts without state"}};
-  }
-  if (old.elements != job_.elements || old.data_offset != job_.data_offset) {
-    return {Error{Code::kFailedPrecondition,
-                  "outer optimizer's state " + name + " is for " + std::to_string(old.elements) +
-                      " elements, fragment " + job_.fragment + " has " + std::to_string(job_.elements) +
-                      "; it is the state of another fragment"}};
-  }
-  state_header_.steps = old.steps + 1;
-  old_state_.emplace(std::move(source));
-  return {};
-}
-
 Result<void> CommitWalk::create_outputs() {
   SKERRY_ASSIGN(const Encoding* down, find_encoding(job_.down));
   SKERRY_ASSIGN(fragment_, Output::create(job_.output.fragment, job_.data_offset + 4 * job_.elements));
   if (vectors() > 0) {
-    SKERRY_ASSIGN(state_, Output::create(job_.output.state, outer_state_size(state_header_)));
+    SKERRY_ASSIGN(state_, Output::create(job_.output.state, outer_state_size(old_state_.header())));
   }
   if (down->name() == "f32") return {};
   down_ = down;
@@ -134,6 +106,7 @@ CommitWalk::Slot CommitWalk::make_slot() const {
   slot.base = Scratch(bytes);
   slot.fresh = Scratch(bytes);
   if (down_ != nullptr) slot.payload = Scratch(down_->encoded_bytes(block_elements()));
+  if (vectors() > 0) slot.old_state = Scratch(bytes);
   for (std::size_t v = 0; v < vectors(); ++v) {
     slot.state.emplace_back(bytes);
     slot.state_pointers.push_back(slot.state.back().as<float>());
@@ -142,7 +115,7 @@ CommitWalk::Slot CommitWalk::make_slot() const {
 }
 
 Result<ReduceOutcome> CommitWalk::run() {
-  SKERRY_TRY(open_state());
+  assert(job_.outer != nullptr);
   SKERRY_TRY(create_outputs());
   const std::uint64_t chunks = partition_.chunks();
   sums_.resize(chunks);
@@ -157,12 +130,12 @@ Result<ReduceOutcome> CommitWalk::run() {
     });
     if (!done.ok()) first_error.report(chunk, done.error());
   });
-  SKERRY_TRY(check_inputs());  // pages that could not be read were zeros: first things first
+  SKERRY_TRY(cohort_.check_inputs());  // pages that could not be read were zeros: first things first
   SKERRY_TRY(first_error.result());
   SKERRY_TRY(finish_state());
 
   ReduceOutcome outcome;
-  outcome.outer_step = state_header_.steps;
+  outcome.outer_step = old_state_.header().steps;
   std::vector<ChunkHash> leaves;
   double gradient_squares = 0;
   double change_squares = 0;
@@ -182,7 +155,7 @@ Result<ReduceOutcome> CommitWalk::run() {
   outcome.state.size = state_.size();
   outcome.step.size = step_.size();
   outcome.statistics.bytes_read =
-      cohort_.update_bytes() + cohort_.base_bytes().size() + (old_state_ ? old_state_->bytes().size() : 0);
+      cohort_.update_bytes() + cohort_.base_bytes().size() + old_state_.bytes();
   outcome.statistics.bytes_written = fragment_.size() + state_.size() + step_.size();
   outcome.fragment.bytes = fragment_.keep();
   outcome.state.bytes = state_.keep();
@@ -222,9 +195,7 @@ Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
     for (std::size_t v = 0; v < vectors(); ++v) checksums_[value_chunk(chunk) * vectors() + v] = written[v].value();
     cohort_.drop(first, last - first);
     for (std::size_t v = 0; v < vectors(); ++v) {
-      const std::uint64_t at = outer_state_vector_offset(state_header_, v) + 4 * begin;
-      if (old_state_ && cohort_.drops()) old_state_->drop(at, 4 * (end - begin));
-      state_.start_writeback(at, 4 * (end - begin));
+      state_.start_writeback(outer_state_vector_offset(old_state_.header(), v) + 4 * begin, 4 * (end - begin));
     }
   }
   sums.leaf = hasher.finish();
@@ -237,17 +208,19 @@ Result<void> CommitWalk::run_block(const Range& range, Slot& slot, ChunkSums& su
   float* delta = slot.delta.as<float>();
   float* change = slot.change.as<float>();
   float* fresh = slot.fresh.as<float>();
+  const std::size_t of_optimizer = old_state_.first_of_rule();
+  const std::span<float* const> state = slot.state_pointers;
   SKERRY_ASSIGN(const double squares, cohort_.outer_gradient(range.first, range.count, range.own_first, range.own_end,
-                                                             slot.cohort, delta));
+                                                             slot.cohort, delta, state.subspan(of_optimizer)));
   sums.gradient_squares += squares;
   load_state(range, slot, read);
   const float* base = cohort_.base_values(range.first, range.count, slot.base.as<float>());
   strategies::OuterBlock block;
-  block.step = state_header_.steps;
+  block.step = old_state_.header().steps;
   block.count = range.count;
   block.delta = delta;
   block.base = base;
-  block.state = slot.state_pointers;
+  block.state = state.first(of_optimizer);
   block.change = change;
   job_.outer->step(block);
   SKERRY_TRY(take_change(range, slot));
@@ -283,16 +256,12 @@ Result<void> CommitWalk::take_change(const Range& range, Slot& slot) {
   return step_.write(payload.subspan(skipped, down_->encoded_bytes(end) - offset), offset);
 }
 
+// The optimizer's vectors, to be updated in place; the rule has written its new ones. What was stored is summed up.
 void CommitWalk::load_state(const Range& range, Slot& slot, std::vector<StateChecksum>& checksums) const {
   for (std::size_t v = 0; v < vectors(); ++v) {
-    float* values = slot.state_pointers[v];
-    if (!old_state_) {
-      std::fill(values, values + range.count, 0.0f);
-      continue;
-    }
-    const std::uint64_t at = outer_state_vector_offset(state_header_, v) + 4 * range.first;
-    const auto bytes = old_state_->bytes().subspan(at, 4 * range.count);
-    std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(values));
+    const float* values = old_state_.values(v, range.first, range.count, slot.old_state.as<float>());
+    if (v < old_state_.first_of_rule()) std::copy(values, values + range.count, slot.state_pointers[v]);
+    if (!old_state_.stored(v)) continue;
     checksums[v].update(bytes_of(values + (range.own_first - range.first), range.own_end - range.own_first));
   }
 }
@@ -302,33 +271,20 @@ Result<void> CommitWalk::write_state(const Range& range, const Slot& slot, std::
     const float* values = slot.state_pointers[v] + (range.own_first - range.first);
     const std::size_t own = range.own_end - range.own_first;
     if (!std::isfinite(sum_of_squares(values, own))) {
-      return overflow(range, slot.state_pointers[v], "the outer optimizer's " + job_.outer->state_vectors[v]);
+      return overflow(range, slot.state_pointers[v], old_state_.vector_name(v));
     }
     const auto bytes = bytes_of(values, own);
     checksums[v].update(bytes);
-    SKERRY_TRY(state_.write(bytes, outer_state_vector_offset(state_header_, v) + 4 * range.own_first));
+    SKERRY_TRY(state_.write(bytes, outer_state_vector_offset(old_state_.header(), v) + 4 * range.own_first));
   }
   return {};
 }
 
 Result<void> CommitWalk::check_state_chunk(std::uint64_t chunk, const std::vector<StateChecksum>& checksums) const {
-  if (!old_state_) return {};
   for (std::size_t v = 0; v < vectors(); ++v) {
-    const std::uint64_t index = value_chunk(chunk) * vectors() + v;
-    std::uint64_t expected = 0;
-    const auto stored = old_state_->bytes().subspan(outer_state_checksums_offset(state_header_) + 8 * index, 8);
-    std::copy(stored.begin(), stored.end(), reinterpret_cast<std::byte*>(&expected));
-    if (checksums[v].value() == expected) continue;
-    return data_loss("outer optimizer's state " + old_state_->name() + ": its " + job_.outer->state_vectors[v] +
-                     " is damaged between elements " + std::to_string(partition_.begin(chunk)) + " and " +
-                     std::to_string(partition_.end(chunk)) + "; restore it from a backup, or resume the run without it");
+    if (old_state_.stored(v)) SKERRY_TRY(old_state_.check_chunk(v, value_chunk(chunk), checksums[v]));
   }
   return {};
-}
-
-Result<void> CommitWalk::check_inputs() const {
-  SKERRY_TRY(cohort_.check_inputs());
-  return old_state_ ? old_state_->check() : Result<void>();
 }
 
 // Values of a block are not finite although the outer gradient is.
@@ -336,15 +292,15 @@ Error CommitWalk::overflow(const Range& range, const float* values, const std::s
   const std::uint64_t bad = std::min<std::uint64_t>(first_non_finite({values, range.count}), range.count - 1);
   return invalid_argument(what + " of fragment " + job_.fragment + ": " +
                           element_text(range.first + bad, job_.tensors) + " would be " + non_finite_text(values[bad]) +
-                          " after step " + std::to_string(state_header_.steps) + " of " + job_.outer->name +
+                          " after step " + std::to_string(old_state_.header().steps) + " of " + job_.outer->name +
                           "; lower outer.learning_rate or clip the updates");
 }
 
 Result<void> CommitWalk::finish_state() {
   if (vectors() == 0) return {};
-  SKERRY_ASSIGN(const std::string header, encode_outer_state_header(state_header_, checksums_));
+  SKERRY_ASSIGN(const std::string header, encode_outer_state_header(old_state_.header(), checksums_));
   SKERRY_TRY(state_.write(as_bytes_of(header), 0));
-  return state_.write(bytes_of(checksums_.data(), checksums_.size()), outer_state_checksums_offset(state_header_));
+  return state_.write(bytes_of(checksums_.data(), checksums_.size()), outer_state_checksums_offset(old_state_.header()));
 }
 
 // The step's chunks are not those of the fragment, so it is hashed once more, from the page cache and on all threads.

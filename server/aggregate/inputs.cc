@@ -75,6 +75,12 @@ Result<UpdateReader> UpdateReader::open(const UpdateInput& update, std::uint64_t
   return reader;
 }
 
+void UpdateReader::rebase(const Source& current, const Source& then, std::uint64_t data_offset) {
+  current_ = current.bytes().subspan(data_offset);
+  then_ = then.bytes().subspan(data_offset);
+  in_place_ = false;
+}
+
 Result<std::span<const std::byte>> UpdateReader::encoded(std::uint64_t first, std::size_t count,
                                                          std::byte* scratch) const {
   const std::uint64_t begin = encoding_->encoded_bytes(first);
@@ -97,6 +103,9 @@ Result<const float*> UpdateReader::floats(std::uint64_t first, std::size_t count
   }
   SKERRY_ASSIGN(const auto payload, encoded(first, count, scratch.encoded));
   encoding_->decode(payload, {scratch.decoded, count});
+  if (!current_.empty()) {
+    add_difference(current_.subspan(4 * first), then_.subspan(4 * first), count, scratch.decoded);
+  }
   return static_cast<const float*>(scratch.decoded);
 }
 

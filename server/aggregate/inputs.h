@@ -78,6 +78,10 @@ class UpdateReader {
   /// Finds the encoding and checks the size; `mapped` false keeps no descriptor and no map.
   static Result<UpdateReader> open(const UpdateInput& update, std::uint64_t elements, bool mapped);
 
+  /// Serves (current − then) + Δ from now on. Both are files of the fragment whose values begin at `data_offset`, and
+  /// outlive the reader.
+  void rebase(const Source& current, const Source& then, std::uint64_t data_offset);
+
   const std::string& task_id() const { return task_id_; }
   const Encoding& encoding() const { return *encoding_; }
 
@@ -104,6 +108,8 @@ class UpdateReader {
   const Encoding* encoding_ = nullptr;
   std::optional<Source> source_;  // empty: read `path_` piece by piece
   std::string path_;
+  std::span<const std::byte> current_;  // the values that the update is rebased to; empty: it is not
+  std::span<const std::byte> then_;
   bool in_place_ = false;
   RowKind kind_ = RowKind::kF32;
 };

@@ -8,6 +8,7 @@
 #include <hwy/highway.h>
 
 #include <bit>
+#include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace skerry::server::HWY_NAMESPACE {
@@ -168,6 +169,30 @@ void add_spans(const float* a, const float* b, std::size_t count, float* out) {
   for (; i < count; ++i) out[i] = a[i] + b[i];
 }
 
+HWY_ATTR HWY_INLINE VecD load_bytes(const std::byte* from) {
+  float values[8];
+  std::memcpy(values, from, hn::Lanes(Floats()) * sizeof(float));
+  return F32Row::load(values);
+}
+
+void add_difference_of(const std::byte* a, const std::byte* b, std::size_t count, float* values) {
+  const Doubles d;
+  const std::size_t lanes = hn::Lanes(d);
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const VecD apart = hn::Sub(load_bytes(a + 4 * i), load_bytes(b + 4 * i));
+    hn::StoreU(hn::DemoteTo(Floats(), hn::Add(apart, F32Row::load(values + i))), Floats(), values + i);
+  }
+  for (; i < count; ++i) {
+    float from_a;
+    float from_b;
+    std::memcpy(&from_a, a + 4 * i, sizeof from_a);
+    std::memcpy(&from_b, b + 4 * i, sizeof from_b);
+    const double apart = static_cast<double>(from_a) - static_cast<double>(from_b);
+    values[i] = static_cast<float>(apart + static_cast<double>(values[i]));
+  }
+}
+
 }  // namespace skerry::server::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -180,6 +205,7 @@ HWY_EXPORT(add_f32_rows);
 HWY_EXPORT(add_bf16_rows);
 HWY_EXPORT(products);
 HWY_EXPORT(add_spans);
+HWY_EXPORT(add_difference_of);
 
 void add_rows(RowKind kind, std::span<const void* const> rows, const double* coefficients, std::size_t count,
               bool first, double* sum, float* rounded) {
@@ -199,6 +225,11 @@ double dot(const float* a, const float* b, std::size_t count) { return HWY_DYNAM
 
 void add(const float* a, const float* b, std::size_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(add_spans)(a, b, count, out);
+}
+
+void add_difference(std::span<const std::byte> a, std::span<const std::byte> b, std::size_t count, float* values) {
+  assert(a.size() >= count * sizeof(float) && b.size() >= count * sizeof(float));
+  HWY_DYNAMIC_DISPATCH(add_difference_of)(a.data(), b.data(), count, values);
 }
 
 }  // namespace skerry::server

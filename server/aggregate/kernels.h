@@ -33,4 +33,7 @@ double dot(const float* a, const float* b, std::size_t count);
 /// out[i] = a[i] + b[i], in f32. `out` may be `a` or `b`.
 void add(const float* a, const float* b, std::size_t count, float* out);
 
+/// values[i] = (a[i] − b[i]) + values[i], in float64 and rounded once. `a` and `b` are f32 as they lie in a file, any alignment.
+void add_difference(std::span<const std::byte> a, std::span<const std::byte> b, std::size_t count, float* values);
+
 }  // namespace skerry::server

@@ -10,13 +10,13 @@ namespace {
 
 // The header, 256 bytes, numbers little-endian:
 //   0 magic "SKOUTER1" | 8 header bytes u32 = 256 | 12 vectors u32 | 16 elements u64 | 24 steps u64 | 32 data_offset u64
-//   40 optimizer, 32 bytes, zero-padded | 72 four names of vectors, 24 bytes each, zero-padded | 168 zeros
+//   40 optimizer, 32 bytes, zero-padded | 72 seven names of vectors, 24 bytes each, zero-padded
 //   240 checksum of the chunk checksums u64 | 248 checksum of bytes 0 … 247 u64
 constexpr char kMagic[] = "SKOUTER1";
 constexpr std::size_t kHeaderBytes = 256;
 constexpr std::size_t kOptimizerBytes = 32;
 constexpr std::size_t kNameBytes = 24;
-constexpr std::size_t kMaxVectors = 4;
+constexpr std::size_t kMaxVectors = 7;
 constexpr std::size_t kNamesAt = 72;
 constexpr std::size_t kTableSumAt = 240;
 constexpr std::size_t kHeaderSumAt = 248;
@@ -119,7 +119,7 @@ Result<std::string> encode_outer_state_header(const OuterStateHeader& header,
   if (header.optimizer.size() >= kOptimizerBytes || header.vectors.size() > kMaxVectors) {
     return invalid_argument("outer optimizer \"" + header.optimizer + "\" has " +
                             std::to_string(header.vectors.size()) +
-                            " state vectors; names have at most 31 bytes and there are at most 4 vectors");
+                            " state vectors with the rule's; names have at most 31 bytes and there are at most 7 vectors");
   }
   std::string bytes(kHeaderBytes, '\0');
   bytes.replace(0, 8, kMagic);

@@ -1,4 +1,4 @@
-// The outer optimizer's state as bytes: a file (or a small string) per fragment and version.
+// The outer optimizer's state and the aggregation rule's as bytes: a file (or a small string) per fragment and version.
 //
 //   offset 0    header, 256 bytes, little-endian (outer_state.cc has the table)
 //   then        each state vector: 4 · elements bytes of f32, each starting at a multiple of 64
@@ -24,9 +24,9 @@ namespace skerry::server {
 /// What the header says.
 struct OuterStateHeader {
   std::string optimizer;                 ///< at most 31 bytes
-  std::vector<std::string> vectors;      ///< names of at most 23 bytes, at most 4
+  std::vector<std::string> vectors;      ///< names of at most 23 bytes, at most 7; the rule's are "rule.…"
   std::uint64_t elements = 0;
-  std::uint64_t steps = 0;               ///< taken so far, ≥ 1
+  std::uint64_t steps = 0;               ///< of the fragment so far, ≥ 1
   std::uint64_t data_offset = 0;         ///< of the fragment's file; fixes the chunks
 };
 

@@ -87,7 +87,7 @@ TEST_CASE("a state whose vectors were damaged is data loss, and nothing is left 
     const Error error = refusal(job);
     CHECK(error.code == Code::kDataLoss);
     CHECK(error.message.find(directory / "state") != std::string::npos);
-    CHECK(error.message.find("its velocity is damaged between elements 0 and 3000") != std::string::npos);
+    CHECK(error.message.find("the outer optimizer's velocity is damaged between elements 0 and 3000") != std::string::npos);
     CHECK_FALSE(path_exists(directory / "new"));
     CHECK_FALSE(path_exists(directory / "new-state"));
   }

@@ -94,7 +94,7 @@ TEST_CASE("names that do not fit the header are refused") {
   head = header();
   head.vectors[1] = std::string(24, 'x');
   CHECK_FALSE(encode_outer_state_header(head, {}).ok());
-  head.vectors.assign(5, "v");
+  head.vectors.assign(8, "v");
   CHECK_FALSE(encode_outer_state_header(head, {}).ok());
 }
 
