@@ -124,6 +124,7 @@ struct Rule {
   std::string name;
   Needs needs;
   std::vector<std::string> state_vectors;  ///< for example {"center"}; zero before a fragment's first exchange
+  bool waits = false;  ///< its functions may wait for another process: not for a thread that others depend on
 
   /// The next pass, given the tables of the statistics passes so far (none at first), in order. Called until it returns an
   /// output. Pure: the same cohort and tables give the same pass.
