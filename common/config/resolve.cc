@@ -261,6 +261,28 @@ Result<void> check_participation(const json& participation, const json& document
   return {};
 }
 
+/// What the client objectives need of the other sections.
+Result<void> check_objectives(const json& document) {
+  const json& training = document.at("training");
+  const json& metrics = document.at("limits").at("metrics");
+  if (training.at("start_loss") == true && std::find(metrics.begin(), metrics.end(), "start_loss") == metrics.end())
+    return invalid_argument("training.start_loss is true, but limits.metrics " + shown(metrics) +
+                            " does not have \"start_loss\"");
+  if (training.at("control_variates") != true) return {};
+  // A control variate is the mean gradient of a task, found as its change over its learning rates (SCAFFOLD's option II).
+  const auto needs = [&](const char* path, const json& value) -> Result<void> {
+    const json& found = *at_path(document, path);
+    if (found == value) return {};
+    return invalid_argument(std::string(path) + " is " + shown(found) + ", must be " + shown(value) +
+                            " with training.control_variates");
+  };
+  SKERRY_TRY(needs("training.optimizer", "sgd"));
+  SKERRY_TRY(needs("training.momentum", 0.0));
+  SKERRY_TRY(needs("participation.mode", "synchronous"));
+  SKERRY_TRY(needs("exchange.schedule", "whole"));
+  return needs("aggregation.rule", "weighted_mean");
+}
+
 /// The resolved model section under the spec's own names for fragments.
 Result<json> resolved_model(const json& document) {
   json model = document.at("model");
@@ -268,10 +290,11 @@ Result<json> resolved_model(const json& document) {
   auto resolved = resolve_model(model);
   if (resolved.ok()) return resolved;
   Error error = std::move(resolved).error();
-  for (const auto& [theirs, ours] : {std::pair<std::string, std::string>{"model.fragment_pattern", "exchange.pattern"},
-                                     {"model.fragments", "exchange.fragments"}})
-    if (const auto at = error.message.find(theirs); at != std::string::npos)
+  for (const auto& [member, ours] : kSaidTwice) {
+    const std::string theirs = std::string("model.") + member;
+    for (auto at = error.message.find(theirs); at != std::string::npos; at = error.message.find(theirs, at + 1))
       error.message.replace(at, theirs.size(), ours);
+  }
   return error;
 }
 
@@ -386,6 +409,7 @@ Result<void> check_document(const json& document) {
     return invalid_argument("participation.grace_s is " + shown(participation.at("grace_s")) +
                             ", must be -1 or at least 0");
   SKERRY_TRY(check_participation(participation, document));
+  SKERRY_TRY(check_objectives(document));
   if (!stop.at("metric").get<std::string>().empty()) {
     if (number(document.at("evaluation"), "every") == 0)
       return invalid_argument("stop.metric is " + shown(stop.at("metric")) +
@@ -443,17 +467,14 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
   SKERRY_TRY(resolve_work(sources, document["training"]));
   resolve_derived(document);
 
-  for (const char* theirs : {"fragments", "fragment_pattern"})
-    if (file.model.contains(theirs))
-      return invalid_argument(place(file, std::string("model.") + theirs) + "model." + theirs +
-                              " is said under [exchange]: " +
-                              (std::string(theirs) == "fragments" ? "exchange.fragments" : "exchange.pattern"));
+  for (const auto& [member, ours] : kSaidTwice)
+    if (file.model.contains(member))
+      return invalid_argument(place(file, std::string("model.") + member) + "model." + member + " is said as " + ours);
   for (const auto& member : file.model.items()) document["model"][member.key()] = member.value();
-  document["model"]["fragments"] = document["exchange"]["fragments"];
   if (!document["exchange"].contains("pattern"))
     document["exchange"]["pattern"] =
         document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
-  document["model"]["fragment_pattern"] = document["exchange"]["pattern"];
+  for (const auto& [member, ours] : kSaidTwice) document["model"][member] = *at_path(document, ours);
   auto valid = check_document(document);
   if (!valid.ok()) return placed(valid.error(), file);
   SKERRY_ASSIGN(json model, resolved_model(document));

@@ -23,6 +23,18 @@ struct SpecFile {
   std::map<std::string, unsigned> lines;            ///< of members of `model` ("model.layers") and of "data.schema"
 };
 
+/// Members of the resolved model section that a file says elsewhere: the layout follows from the model section alone.
+struct SaidTwice {
+  const char* member;
+  const char* ours;
+};
+inline constexpr SaidTwice kSaidTwice[] = {{"fragment_pattern", "exchange.pattern"},
+                                           {"fragments", "exchange.fragments"},
+                                           {"personal", "exchange.personal"},
+                                           {"frozen", "exchange.frozen"},
+                                           {"only", "exchange.only"},
+                                           {"control", "training.control_variates"}};
+
 /// The document with all defaults written out. Errors name line and path.
 Result<nlohmann::json> resolve(const SpecFile& file, const SpecCatalogue& catalogue);
 

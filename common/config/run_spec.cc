@@ -159,6 +159,9 @@ Result<RunSpec> typed(const json& document) {
   const auto number = [&](const char* section, const char* name) {
     return document.at(section).at(name).get<double>();
   };
+  const auto texts = [&](const char* section, const char* name) {
+    return document.at(section).at(name).get<std::vector<std::string>>();
+  };
   const auto whole = [&](const char* section, const char* name) {
     return static_cast<std::uint64_t>(document.at(section).at(name).get<double>());
   };
@@ -178,7 +181,9 @@ Result<RunSpec> typed(const json& document) {
   spec.data.minimum_examples = whole("data", "minimum_examples");
   SKERRY_ASSIGN(spec.training_json, canonical_json(document.at("training")));
   spec.training = {whole("training", "steps"), number("training", "epochs"), number("training", "learning_rate"),
-                   whole("training", "batch")};
+                   whole("training", "batch"), number("training", "proximal"),
+                   document.at("training").at("control_variates").get<bool>(),
+                   document.at("training").at("start_loss").get<bool>()};
 
   spec.participation.mode = text("participation", "mode") == "asynchronous" ? ParticipationSpec::Mode::kAsynchronous
                                                                             : ParticipationSpec::Mode::kSynchronous;
@@ -211,6 +216,9 @@ Result<RunSpec> typed(const json& document) {
       whole("exchange", "fragments"),
       text("exchange", "pattern"),
       text("exchange", "schedule") == "staggered" ? ExchangeSpec::Schedule::kStaggered : ExchangeSpec::Schedule::kWhole,
+      texts("exchange", "personal"),
+      texts("exchange", "frozen"),
+      texts("exchange", "only"),
       text("exchange", "up"),
       text("exchange", "down"),
       text("exchange", "late")};
@@ -256,9 +264,9 @@ Result<RunSpec> parse_resolved_spec(std::string_view text) {
   auto resolved = resolve_model(model);
   if (!resolved.ok()) return in(resolved.error());
   if (*resolved != model) return in(invalid_argument("model is not resolved: some of its defaults are missing"));
-  if (document.at("exchange").at("fragments") != model.at("fragments") ||
-      document.at("exchange").at("pattern") != model.at("fragment_pattern"))
-    return in(invalid_argument("model.fragments and exchange.fragments differ"));
+  for (const auto& same : config_internal::kSaidTwice)
+    if (*config_internal::at_path(document, same.ours) != model.at(same.member))
+      return in(invalid_argument(std::string("model.") + same.member + " and " + same.ours + " differ"));
   return typed(document);
 }
 

@@ -28,6 +28,9 @@ struct TrainingSpec {
   double epochs = 0;        ///< passes over the training split a task
   double learning_rate = 0;
   std::uint64_t batch = 0;
+  double proximal = 0;             ///< FedProx's μ; 0: off
+  bool control_variates = false;   ///< SCAFFOLD: every exchanged fragment has a control fragment
+  bool start_loss = false;         ///< updates carry the metric start_loss
   bool operator==(const TrainingSpec&) const = default;
 };
 
@@ -63,6 +66,9 @@ struct ExchangeSpec {
   std::uint64_t fragments = 1;
   std::string pattern;  ///< "strided" or "sequential"
   Schedule schedule = Schedule::kWhole;
+  std::vector<std::string> personal;  ///< patterns of tensors that never leave a node
+  std::vector<std::string> frozen;    ///< of tensors that nobody trains
+  std::vector<std::string> only;      ///< of the tensors that are trained; empty: all that are not frozen
   std::string up;    ///< encoding of updates
   std::string down;  ///< encoding of outer steps
   std::string late;  ///< "discard"

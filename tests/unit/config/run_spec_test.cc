@@ -9,7 +9,7 @@
 #include "common/config/canonical_json.h"
 #include "common/config/run_spec.h"
 #include "common/model/layout.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 
 using namespace skerry;
 using nlohmann::json;
@@ -168,6 +168,64 @@ learning_rate = 1
 )")
             .rfind("run spec line 4: model.inputs is -4", 0) == 0);
   CHECK(error_of(kSmall + "[exchange]\nfragments = 9\n").rfind("run spec line 16: exchange.fragments is 9", 0) == 0);
+}
+
+TEST_CASE("what a node keeps, freezes and corrects reaches the trainer's sections") {
+  const auto spec = parsed(R"(name = "own heads"
+[model]
+architecture = "mlp"
+inputs = 4
+outputs = 2
+[data]
+kind = "csv"
+schema = { features = ["a", "b", "c", "d"], label = "y", classes = 2 }
+[training]
+learning_rate = 0.1
+optimizer = "sgd"
+proximal = 0.01
+control_variates = true
+start_loss = true
+[exchange]
+personal = ["layers.1.*"]
+frozen = ["layers.0.bias"]
+[limits]
+metrics = ["start_loss"]
+)");
+  if (!spec.ok()) FAIL(spec.error().message);
+  CHECK(spec->training.proximal == 0.01);
+  CHECK(spec->training.control_variates);
+  CHECK(spec->training.start_loss);
+  CHECK(spec->exchange.personal == std::vector<std::string>{"layers.1.*"});
+  CHECK(spec->exchange.frozen == std::vector<std::string>{"layers.0.bias"});
+  CHECK(spec->exchange.only.empty());
+  const auto layout = build_layout(json::parse(spec->model_json));
+  REQUIRE(layout.ok());
+  std::vector<std::string> fragments;
+  for (const auto& fragment : layout->fragments) fragments.push_back(fragment.name);
+  CHECK(fragments == std::vector<std::string>{"all", "all-control", "frozen", "personal"});
+  const auto again = parse_resolved_spec(spec->canonical_json);
+  REQUIRE(again.ok());
+  CHECK(again->hash == spec->hash);
+
+  json tampered = document_of(*spec);
+  tampered["model"]["personal"] = json::array();
+  const auto refused = parse_resolved_spec(*canonical_json(tampered));
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().message == "resolved run spec: model.personal and exchange.personal differ");
+}
+
+TEST_CASE("objectives that cannot work are refused with what they need") {
+  CHECK(error_of(kSmall + "control_variates = true\n") ==
+        "run spec: training.optimizer is \"adamw\", must be \"sgd\" with training.control_variates");
+  CHECK(error_of(kSmall + "control_variates = true\noptimizer = \"sgd\"\nmomentum = 0.5\n") ==
+        "run spec line 17: training.momentum is 0.5, must be 0 with training.control_variates");
+  CHECK(error_of(kSmall + "control_variates = true\noptimizer = \"sgd\"\n[participation]\nmode = \"asynchronous\"\n")
+            .find("participation.mode is \"asynchronous\", must be \"synchronous\"") != std::string::npos);
+  CHECK(error_of(kSmall + "start_loss = true\n").find("does not have \"start_loss\"") != std::string::npos);
+  CHECK(error_of(kSmall + "proximal = -1\n") ==
+        "run spec line 15: training.proximal is -1, must be a number of at least 0");
+  CHECK(error_of(kSmall + "[exchange]\nfrozen = [\"head.*\"]\n") ==
+        "run spec line 16: exchange.frozen: pattern \"head.*\" fits no tensor of the model");
 }
 
 TEST_CASE("what is required and missing is named") {
