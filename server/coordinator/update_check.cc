@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 #include <string_view>
 
 #include "common/codec/encoding.h"
@@ -18,9 +19,10 @@ constexpr std::string_view kUpdateDomain{"skerry update v1\0", 17};
 
 Result<std::vector<FragmentShape>> fragment_shapes(const ModelLayout& layout) {
   std::vector<FragmentShape> shapes;
-  for (const FragmentLayout& fragment : layout.fragments) {
+  for (const FragmentLayout& fragment : std::span(layout.fragments).first(layout.shared_fragments())) {
     SKERRY_ASSIGN(const std::string header, fragment_header(layout, fragment.name));
-    FragmentShape shape{fragment.name, fragment.elements, header.size(), header.size() + 4 * fragment.elements, {}};
+    FragmentShape shape{fragment.name, fragment.elements, header.size(), header.size() + 4 * fragment.elements, {},
+                        fragment.role};
     for (std::size_t index : fragment.tensors) {
       const TensorLayout& tensor = layout.tensors[index];
       shape.tensors.push_back({tensor.name, tensor.offset, tensor.elements});

@@ -25,9 +25,10 @@ struct FragmentShape {
   std::uint64_t data_offset = 0;  ///< of its values in the fragment file
   std::uint64_t file_bytes = 0;
   std::vector<strategies::TensorRange> tensors;
+  FragmentRole role = FragmentRole::kExchanged;  ///< never kPersonal: the coordinator has no such fragment
 };
 
-/// The shapes of a run's fragments, in the layout's order.
+/// The shapes of a run's fragments that travel, numbered as in the layout.
 Result<std::vector<FragmentShape>> fragment_shapes(const ModelLayout& layout);
 
 /// The body of an update that `sender` signed. Pure and thread-safe: it runs on the connection's thread.

@@ -9,7 +9,7 @@
 #include "common/crypto/content_id.h"
 #include "common/crypto/keys.h"
 #include "server/coordinator/run_plan.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 
 namespace skerry::server {
 namespace {
@@ -116,6 +116,37 @@ TEST_CASE("each way in which a payload can be wrong has its sentence") {
              Contains("not those of content id"));
   CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->set_content_id("../../etc/passwd"); }),
              Contains("b2-"));
+}
+
+TEST_CASE("the coordinator has no personal fragment, and an update that carries one is refused") {
+  const std::string spec = std::string(kSpec) + R"([exchange]
+personal = ["bias"]
+)";
+  const RunPlan run = RunPlan::from_spec(parse_run_spec(spec, strategies::spec_catalogue()).value()).value();
+  REQUIRE(run.shapes.size() == 1);
+  CHECK(run.shapes[0].elements == 6);
+  v1::UpdateBody body = update_of(run);
+  REQUIRE(check_payloads(body, run.spec, run.shapes).ok());
+  v1::FragmentUpdate& personal = *body.add_fragments();
+  personal = body.fragments(0);
+  personal.set_fragment("personal");
+  const auto refused = check_payloads(body, run.spec, run.shapes);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message == "fragment 'personal': the model has no fragment of this name");
+}
+
+TEST_CASE("a control fragment has its twin's shape, and a frozen one its own") {
+  std::string spec = kSpec;
+  spec.replace(spec.find("learning_rate"), 0, "optimizer = \"sgd\"\ncontrol_variates = true\n");
+  spec += "[exchange]\nfrozen = [\"bias\"]\n";
+  const RunPlan run = RunPlan::from_spec(parse_run_spec(spec, strategies::spec_catalogue()).value()).value();
+  REQUIRE(run.shapes.size() == 3);
+  CHECK(run.shapes[1].name == "all-control");
+  CHECK(run.shapes[1].role == FragmentRole::kControl);
+  CHECK(run.shapes[1].elements == 6);
+  CHECK(run.shapes[1].data_offset == run.shapes[0].data_offset);
+  CHECK(run.shapes[2].role == FragmentRole::kFrozen);
+  CHECK(run.shapes[2].elements == 2);
 }
 
 TEST_CASE("only finite metrics that the spec names are kept") {
