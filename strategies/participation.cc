@@ -33,6 +33,8 @@ std::size_t rounded_up(double factor, std::size_t count) {
 
 Participation everyone() { return {}; }
 
+Participation at_least(std::uint64_t quorum) { return {.quorum = quorum}; }
+
 Participation a_fraction(double fraction) { return {.cohort_fraction = fraction}; }
 
 Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness) {

@@ -16,13 +16,21 @@ namespace skerry::strategies {
 /// The part as a preset says it; everything else of [participation] keeps its default.
 struct Participation {
   ParticipationSpec::Mode mode = ParticipationSpec::Mode::kSynchronous;
+  std::uint64_t quorum = 1;              ///< synchronous
   double cohort_fraction = 1;            ///< synchronous, in (0, 1]
+  double minimum_completion = 0;         ///< synchronous, in [0, 1]
+  bool adaptive_grace = false;           ///< synchronous
   std::uint64_t buffer = 4;              ///< asynchronous: updates an exchange
   std::uint64_t maximum_staleness = 10;  ///< asynchronous
+  double staleness_exponent = 0.5;       ///< asynchronous
+  ParticipationSpec::Work work = ParticipationSpec::Work::kEqual;
 };
 
 /// Every node that is ready works in every round.
 Participation everyone();
+
+/// The same; an exchange needs the updates of `quorum` nodes at least.
+Participation at_least(std::uint64_t quorum);
 
 /// A share of the ready nodes, drawn anew for each exchange. Source: McMahan et al., arXiv 1602.05629 (C).
 Participation a_fraction(double fraction);

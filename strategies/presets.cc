@@ -1,19 +1,21 @@
 #include "strategies/presets.h"
 
 #include <algorithm>
-#include <array>
-#include <utility>
+#include <vector>
 
 #include "strategies/aggregation/weighted_mean.h"
 #include "strategies/outer/outer_optimizer.h"
+#include "strategies/preset_families.h"
 
 namespace skerry::strategies {
+namespace {
 
-// Federated averaging: the new model is the mean of what came back (McMahan et al., arXiv 1602.05629, algorithm 1, E =
-// 5).
+// Federated averaging: the new model is the mean of what came back (McMahan et al., algorithm 1, E = 5).
 Preset fedavg() {
   return {.name = "fedavg",
-          .meaning = "federated averaging (arXiv 1602.05629)",
+          .meaning = "federated averaging: the mean of what came back",
+          .source = "arXiv 1602.05629",
+          .when_to_use = "The first thing to try, and the yardstick for the rest.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 5}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -21,10 +23,12 @@ Preset fedavg() {
           .evaluation = on_holdouts()};
 }
 
-// Federated averaging with server momentum (Hsu et al., arXiv 1909.06335, §4.3): v ← βv + Δ; w ← w − v.
+// Federated averaging with server momentum (Hsu et al., §4.3): v ← βv + Δ; w ← w − v.
 Preset fedavgm() {
   return {.name = "fedavgm",
-          .meaning = "federated averaging with server momentum (arXiv 1909.06335)",
+          .meaning = "federated averaging with server momentum",
+          .source = "arXiv 1909.06335",
+          .when_to_use = "When shards differ in their labels and fedavg swings from round to round.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -32,23 +36,131 @@ Preset fedavgm() {
           .evaluation = on_holdouts()};
 }
 
-// FedAdam (Reddi et al., arXiv 2003.00295, algorithm 2): the paper's pseudo-gradient is new − old and is added; ours is
-// old − new and is subtracted, which is the same step.
-Preset fedadam() {
-  return {.name = "fedadam",
-          .meaning = "adaptive federated optimization with Adam on the server (arXiv 2003.00295)",
+// Federated momentum (Huo et al., algorithm 3): v' = w − ηΔ; w' = v' + β(v' − v), v starting at the model.
+Preset fedmom() {
+  return {.name = "fedmom",
+          .meaning = "federated averaging with Nesterov's momentum over models",
+          .source = "arXiv 2002.02090, algorithm 3",
+          .when_to_use = "As fedavgm, where the learning rate has a schedule: steps already taken keep their length.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
-          .outer = adam({.learning_rate = 0.1, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-3}),
+          .outer = nesterov({.learning_rate = 1.0, .momentum = 0.9, .form = NesterovOptions::Form::kFedMom}),
           .evaluation = on_holdouts()};
 }
 
-// DiLoCo: H inner steps on every island, then one outer Nesterov step (arXiv 2311.08105, algorithm 1; weights by
+// FedProx (Li et al., algorithm 2): every node minimises its loss + μ/2 ‖w − received w‖². E = 20; μ = 1 is the best of
+// {0.001, 0.01, 0.1, 1} on three of the paper's five data sets.
+Preset fedprox() {
+  return {.name = "fedprox",
+          .meaning = "federated averaging whose nodes are held near the model they received",
+          .source = "arXiv 1812.06127, algorithm 2",
+          .when_to_use = "When shards differ and nodes train long between rounds; lower training.proximal where it "
+                         "learns too slowly.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 20}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = sgd({.learning_rate = 1.0}),
+          .evaluation = on_holdouts(),
+          .objective = {.proximal = 1.0}};
+}
+
+// SCAFFOLD (Karimireddy et al., algorithm 1, option II): nodes step along g − c_k + c; the variates travel with the
+// model. Global step size 1, nodes count alike.
+Preset scaffold() {
+  return {.name = "scaffold",
+          .meaning = "control variates correct what pulls the nodes apart",
+          .source = "arXiv 1910.06378, algorithm 1",
+          .when_to_use = "When shards differ much and the same nodes come back often; twice the traffic of fedavg.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 5}),
+          .aggregation = weighted_mean(Weights::kUniform),
+          .outer = sgd({.learning_rate = 1.0}),
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd", .control_variates = true}};
+}
+
+// FedPer (Arivazhagan et al.): the base is averaged, the last layers stay with each node. e = 4 local epochs.
+Preset fedper() {
+  return {.name = "fedper",
+          .meaning = "the base is shared, the last layers stay personal",
+          .source = "arXiv 1912.00818",
+          .when_to_use = "When nodes want a model each, for example because the same label means different things.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 4}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = sgd({.learning_rate = 1.0}),
+          .evaluation = on_holdouts(),
+          .also = "[exchange]\npersonal = [\"layers.1.*\"]  # tensors that never leave a node\n"};
+}
+
+// Flower's FaultTolerantFedAvg: a round counts only if half of those who were asked returned.
+Preset fault_tolerant_fedavg() {
+  return {.name = "fault-tolerant-fedavg",
+          .meaning = "federated averaging whose rounds count only if enough of the nodes came back",
+          .source = "Flower's FaultTolerantFedAvg; the mean of arXiv 1602.05629",
+          .when_to_use = "When nodes fail often and a round of a few survivors would mislead; lower "
+                         "participation.deadline_s to what a round may take.",
+          .participation = {.minimum_completion = 0.5},
+          .exchange = whole_model({.epochs = 5}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = sgd({.learning_rate = 1.0}),
+          .evaluation = on_holdouts()};
+}
+
+// Adaptive federated optimization (Reddi et al., algorithm 2): the paper's pseudo-gradient is new − old and is added;
+// ours is old − new and is subtracted, which is the same step. τ = 1e-3, v₀ = τ², β₂ = 0.99; adagrad has no momentum.
+Preset fedadagrad() {
+  return {.name = "fedadagrad",
+          .meaning = "adaptive federated optimization with Adagrad on the server",
+          .source = "arXiv 2003.00295, algorithm 2",
+          .when_to_use = "When a few features are rare (words, tags): their coordinates get longer steps.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 1}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = adagrad({.learning_rate = 0.1, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
+          .evaluation = on_holdouts()};
+}
+
+Preset fedadam() {
+  return {.name = "fedadam",
+          .meaning = "adaptive federated optimization with Adam on the server",
+          .source = "arXiv 2003.00295, algorithm 2",
+          .when_to_use = "When gradients differ much in size between layers, as in language models on small shards.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 1}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = adam({.learning_rate = 0.1,
+                         .beta1 = 0.9,
+                         .beta2 = 0.99,
+                         .epsilon = 1e-3,
+                         .initial_accumulator = 1e-6}),
+          .evaluation = on_holdouts()};
+}
+
+Preset fedyogi() {
+  return {.name = "fedyogi",
+          .meaning = "adaptive federated optimization with Yogi on the server",
+          .source = "arXiv 2003.00295, algorithm 2",
+          .when_to_use = "Where fedadam is unsteady: Yogi's second moment forgets large steps slowly.",
+          .participation = everyone(),
+          .exchange = whole_model({.epochs = 1}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = yogi({.learning_rate = 0.01,
+                         .beta1 = 0.9,
+                         .beta2 = 0.99,
+                         .epsilon = 1e-3,
+                         .initial_accumulator = 1e-6}),
+          .evaluation = on_holdouts()};
+}
+
+// DiLoCo: H inner steps on every island, then one outer Nesterov step (Douillard et al., algorithm 1; weights by
 // examples as §6.1 advises for shards that differ).
 Preset diloco() {
   return {.name = "diloco",
-          .meaning = "H inner steps on every island, then one outer Nesterov step (arXiv 2311.08105)",
+          .meaning = "H inner steps on every island, then one outer Nesterov step",
+          .source = "arXiv 2311.08105, algorithm 1",
+          .when_to_use = "Language models on a few strong islands joined by slow links.",
           .participation = everyone(),
           .exchange = whole_model({.inner_steps = 500}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -56,140 +168,67 @@ Preset diloco() {
           .evaluation = on_holdouts()};
 }
 
-std::span<const Preset> presets() {
-  static const std::array<Preset, 4> all = {diloco(), fedadam(), fedavg(), fedavgm()};
-  return all;
+// Photon (Sani et al.): plain averaging of many cheap islands; its recipe is a small local batch at the large batch's
+// learning rate, stretched over as many steps more. 128 local steps of 32 examples.
+Preset photon() {
+  return {.name = "photon",
+          .meaning = "plain averaging of language models trained in small batches at a high learning rate",
+          .source = "arXiv 2411.02908",
+          .when_to_use = "Language models on many modest islands; give training.learning_rate the peak of a large "
+                         "batch and a cosine schedule.",
+          .participation = everyone(),
+          .exchange = whole_model({.inner_steps = 128}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = sgd({.learning_rate = 1.0}),
+          .evaluation = on_holdouts()};
 }
 
-namespace {
-
-FieldValue field_value(const Value& value) {
-  return std::visit([](const auto& known) -> FieldValue { return known; }, value);
-}
-
-void put_part(const Part& part, const std::string& section, const std::string& selector,
-              std::map<std::string, FieldValue>& fields) {
-  fields[section + "." + selector] = part.name;
-  for (const auto& [name, value] : part.parameters) fields[section + "." + name] = field_value(value);
-}
-
-SpecCatalogue::Preset as_fields(const Preset& preset) {
-  SpecCatalogue::Preset out{preset.name, preset.meaning, {}};
-  auto& fields = out.fields;
-  const auto& participation = preset.participation;
-  if (participation.mode == ParticipationSpec::Mode::kAsynchronous) {
-    fields["participation.mode"] = std::string("asynchronous");
-    fields["participation.buffer"] = static_cast<double>(participation.buffer);
-    fields["participation.maximum_staleness"] = static_cast<double>(participation.maximum_staleness);
-  } else if (participation.cohort_fraction < 1) {
-    fields["participation.cohort_fraction"] = participation.cohort_fraction;
-  }
-  const auto& exchange = preset.exchange;
-  fields["training.steps"] = static_cast<double>(exchange.inner_steps);
-  fields["training.epochs"] = exchange.epochs;
-  if (exchange.fragments > 1) fields["exchange.fragments"] = static_cast<double>(exchange.fragments);
-  if (exchange.schedule == ExchangeSpec::Schedule::kStaggered) fields["exchange.schedule"] = std::string("staggered");
-  fields["exchange.up"] = exchange.up;
-  fields["exchange.down"] = exchange.down;
-  put_part(preset.aggregation, "aggregation", "rule", fields);
-  put_part(preset.outer, "outer", "optimizer", fields);
-  fields["evaluation.every"] = static_cast<double>(preset.evaluation.every);
-  fields["evaluation.split"] = preset.evaluation.split;
-  return out;
-}
-
-Field as_field(const ParameterInfo& info, const std::string& section, const std::string& part) {
-  Field field;
-  field.path = section + "." + info.name;
-  field.fallback = field_value(info.fallback);
-  field.type = std::holds_alternative<bool>(info.fallback) ? Field::Type::kBoolean
-               : std::holds_alternative<double>(info.fallback)
-                   ? (info.whole ? Field::Type::kWhole : Field::Type::kNumber)
-                   : Field::Type::kText;
-  field.minimum = info.minimum;
-  field.maximum = info.maximum;
-  field.above_minimum = info.above_minimum;
-  field.below_maximum = info.below_maximum;
-  field.choices = info.choices;
-  field.meaning = info.meaning;
-  field.when = part;
-  return field;
-}
-
-SpecCatalogue::Parts as_parts(std::string section, std::string selector, std::string fallback,
-                              std::span<const PartInfo> catalogue) {
-  SpecCatalogue::Parts parts{section, std::move(selector), std::move(fallback), {}, {}};
-  for (const auto& info : catalogue) {
-    parts.names.push_back(info.name);
-    for (const auto& parameter : info.parameters) parts.parameters.push_back(as_field(parameter, section, info.name));
-  }
-  return parts;
+// Asynchronous Local-SGD (Liu et al., algorithms 3 and 4): every update at once, delayed Nesterov with N = 4 workers and
+// c = 0, work by measured speed (DyLU), updates more than 10 exchanges old dropped, no other discount.
+Preset async_diloco() {
+  return {.name = "async-diloco",
+          .meaning = "DiLoCo without rounds: delayed Nesterov, and work by measured speed",
+          .source = "arXiv 2401.09135, algorithm 3",
+          .when_to_use = "Language models on islands of very different speed; set outer.delay to their number.",
+          .participation = {.mode = ParticipationSpec::Mode::kAsynchronous,
+                            .buffer = 1,
+                            .maximum_staleness = 10,
+                            .staleness_exponent = 0,
+                            .work = ParticipationSpec::Work::kDylu},
+          .exchange = whole_model({.inner_steps = 50}),
+          .aggregation = weighted_mean(Weights::kExamples),
+          .outer = delayed_nesterov({.learning_rate = 0.7, .momentum = 0.9, .delay = 4, .carry = 0}),
+          .evaluation = on_holdouts()};
 }
 
 }  // namespace
 
-const SpecCatalogue& spec_catalogue() {
-  static const SpecCatalogue catalogue = [] {
-    SpecCatalogue out;
-    for (const auto& preset : presets()) out.presets.push_back(as_fields(preset));
-    out.parts = {as_parts("aggregation", "rule", "weighted_mean", aggregation_catalogue()),
-                 as_parts("outer", "optimizer", "sgd", outer_catalogue())};
-    out.fallback_preset = "fedavg";
+std::span<const Preset> presets() {
+  static const std::vector<Preset> all = [] {
+    std::vector<Preset> out = {async_diloco(), diloco(),  fault_tolerant_fedavg(), fedadagrad(), fedadam(),
+                               fedavg(),       fedavgm(), fedmom(),                fedper(),     fedprox(),
+                               fedyogi(),      photon(),  scaffold()};
+
+    std::sort(out.begin(), out.end(), [](const Preset& a, const Preset& b) { return a.name < b.name; });
     return out;
   }();
-  return catalogue;
+  return all;
 }
 
-Part aggregation_part(const RunSpec& spec) { return {spec.aggregation.name, spec.aggregation.parameters}; }
-
-Part outer_part(const RunSpec& spec) { return {spec.outer.name, spec.outer.parameters}; }
-
-Surroundings surroundings(const RunSpec& spec) {
-  const auto& participation = spec.participation;
-  const bool asynchronous = participation.mode == ParticipationSpec::Mode::kAsynchronous;
-  Surroundings out;
-  out.all_clients = !asynchronous && participation.grace_s < 0 && participation.deadline_s == 0;
-  out.fewest_updates = static_cast<std::size_t>(asynchronous ? participation.buffer : participation.quorum);
-  if (!asynchronous && participation.cohort_size > 0)
-    out.most_updates = static_cast<std::size_t>(participation.cohort_size);
-  return out;
+const Preset* find_preset(std::string_view name) {
+  for (const Preset& preset : presets())
+    if (preset.name == name) return &preset;
+  return nullptr;
 }
 
-Result<void> check_needs(const Rule& rule, const Surroundings& offered) {
-  const std::string who = "aggregation.rule " + rule.name;
-  if (rule.needs.individual_updates && !offered.individual_updates)
-    return invalid_argument(who +
-                            " must see single updates, but the exchange sums them secretly: choose weighted_mean or an "
-                            "exchange without secure sums");
-  if (!rule.needs.linear && offered.only_sums)
-    return invalid_argument(who + " is not linear, but only weighted sums of updates are known: choose weighted_mean");
-  if (rule.needs.all_clients && !offered.all_clients)
-    return invalid_argument(who +
-                            " needs every invited node, but this run commits without some: set participation.mode to "
-                            "synchronous, grace_s to -1 and deadline_s to 0");
-  if (rule.needs.minimum_updates > offered.fewest_updates)
-    return invalid_argument(who + " needs at least " + std::to_string(rule.needs.minimum_updates) +
-                            " updates, but an exchange may be committed with " +
-                            std::to_string(offered.fewest_updates) +
-                            ": raise participation.quorum (asynchronous: participation.buffer)");
-  if (rule.needs.maximum_updates < offered.fewest_updates)
-    return invalid_argument(who + " takes at most " + std::to_string(rule.needs.maximum_updates) +
-                            " updates, but an exchange has at least " + std::to_string(offered.fewest_updates) +
-                            ": lower participation.quorum and set participation.cohort_size");
-  return {};
-}
-
-Result<void> check_combination(const RunSpec& spec) {
-  SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
-  SKERRY_TRY(make_outer_optimizer(outer_part(spec)));
-  return check_needs(rule, surroundings(spec));
-}
-
-double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps) {
-  const auto found = spec.aggregation.parameters.find("weights");
-  const auto* weights = found == spec.aggregation.parameters.end() ? nullptr : std::get_if<std::string>(&found->second);
-  if (weights == nullptr || *weights == "uniform") return 1;
-  return static_cast<double>(*weights == "tokens" ? tokens : *weights == "steps" ? steps : examples);
+std::string minimal_run_spec(const Preset& preset) {
+  const bool language = preset.exchange.inner_steps > 0;
+  std::string out = "name = \"first-" + preset.name + "\"\nstrategy = \"" + preset.name + "\"\n\n";
+  out += language ? "[model]\narchitecture = \"transformer\"\n\n[data]\nkind = \"text\"\n\n"
+                  : "[model]\narchitecture = \"mlp\"\ninputs = 784\noutputs = 10\n\n"
+                    "[data]\nkind = \"idx\"\nschema = { shape = [1, 28, 28], classes = 10 }\n\n";
+  out += std::string("[training]\nlearning_rate = ") + (preset.objective.optimizer == "sgd" ? "0.1" : "1e-3") + "\n";
+  return preset.also.empty() ? out : out + "\n" + preset.also;
 }
 
 }  // namespace skerry::strategies

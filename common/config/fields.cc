@@ -1,7 +1,10 @@
 #include "common/config/fields.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "common/codec/encoding.h"
 #include "common/config/canonical_json.h"
@@ -225,12 +228,39 @@ std::string allowed(const Field& field) {
   return out;
 }
 
-std::string row(const Field& field, const std::string& owner) {
+/// `owners` stands before the meaning.
+std::string row(const Field& field, const std::string& owners) {
   const auto dot = field.path.find('.');
   const std::string name = dot == std::string::npos ? field.path : field.path.substr(dot + 1);
   const std::string fallback = field.absent.empty() ? shown(field.fallback) : field.absent;
-  return "| `" + name + "` | " + (owner.empty() ? "" : "`" + owner + "`: ") + field.meaning + " | " + allowed(field) +
+  return "| `" + name + "` | " + (owners.empty() ? "" : owners + ": ") + field.meaning + " | " + allowed(field) +
          " | " + fallback + " |\n";
+}
+
+/// One row for each parameter, naming the parts that have it; one that is the same for several parts stands once, and
+/// those of one name stand together.
+std::string parameter_rows(const SpecCatalogue::Parts& parts) {
+  std::string out;
+  std::vector<std::string> names;
+  for (const auto& parameter : parts.parameters)
+    if (std::find(names.begin(), names.end(), parameter.path) == names.end()) names.push_back(parameter.path);
+  for (const auto& name : names) {
+    std::map<std::string, std::vector<const Field*>> same;  // by their row
+    std::vector<std::string> order;
+    for (const auto& parameter : parts.parameters) {
+      if (parameter.path != name) continue;
+      auto& fields = same[row(parameter, "")];
+      if (fields.empty()) order.push_back(row(parameter, ""));
+      fields.push_back(&parameter);
+    }
+    for (const auto& key : order) {
+      const auto& fields = same[key];
+      std::string owners;
+      for (const Field* field : fields) owners += (owners.empty() ? "`" : ", `") + field->when + "`";
+      out += row(*fields[0], fields.size() == parts.names.size() && fields.size() > 1 ? "all" : owners);
+    }
+  }
+  return out;
 }
 
 std::string heading(const std::string& section) {
@@ -255,7 +285,7 @@ std::string run_spec_reference(const SpecCatalogue& catalogue) {
       selector.choices = parts.names;
       selector.meaning = "which " + parts.section + " part";
       out += row(selector, "");
-      for (const auto& parameter : parts.parameters) out += row(parameter, parameter.when);
+      out += parameter_rows(parts);
     }
   };
   for (const auto& field : run_spec_fields()) {

@@ -100,7 +100,8 @@ Result<const SpecCatalogue::Preset*> find_preset(const SpecFile& file, const Spe
     if (name == preset.name) return &preset;
     names.push_back(preset.name);
   }
-  return invalid_argument(place(file, "strategy") + "strategy is " + shown(name) + ", must be one of " + listed(names));
+  return invalid_argument(place(file, "strategy") + "strategy is " + shown(name) + ", must be one of " + listed(names) +
+                          (name.is_string() ? suggestion(name.get<std::string>(), names) : ""));
 }
 
 /// Writes one part (its selector and every parameter) and remembers the paths it knows.
@@ -164,6 +165,10 @@ void resolve_derived(json& document) {
     const double total = document["stop"]["rounds"].get<double>() * lanes * training["steps"].get<double>();
     training["schedule_steps"] = training["schedule"] == "constant" ? 0 : static_cast<std::int64_t>(total);
   }
+  // An outer schedule is over a fragment's exchanges.
+  auto& outer = document["outer"];
+  if (outer.value("schedule_steps", json()) == 0 && (outer["schedule"] == "linear" || outer["schedule"] == "cosine"))
+    outer["schedule_steps"] = document["stop"]["rounds"];
 }
 
 Result<void> check_unknown(const SpecFile& file, const std::set<std::string>& known) {

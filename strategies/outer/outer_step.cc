@@ -1,5 +1,22 @@
 #include "strategies/outer/outer_step.h"
 
+#ifndef SKERRY_OUTER_STEP_ONCE
+#define SKERRY_OUTER_STEP_ONCE
+namespace skerry::strategies {
+namespace {
+
+// The numbers of one step of Adam or Yogi.
+struct AdamStep {
+  double learning_rate;
+  double correction1;     // divides the first moment: 1 − βᵗ, or 1 without bias correction
+  double correction2;     // the second
+  const double* initial;  // the second moment before a first step; without one, the state holds it
+};
+
+}  // namespace
+}  // namespace skerry::strategies
+#endif
+
 // Highway compiles the rest once for each target.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "strategies/outer/outer_step.cc"
@@ -51,45 +68,120 @@ void sgd(const OuterBlock& block, double learning_rate) {
   });
 }
 
-void momentum(const OuterBlock& block, double learning_rate, double beta, bool nesterov) {
+void momentum(const OuterBlock& block, double learning_rate, double beta) {
   const VecD rate = hn::Set(Doubles(), -learning_rate);
   const VecD decay = hn::Set(Doubles(), beta);
-  if (nesterov) {
-    for_each_vector<1>(block, [&](const float* delta, float* velocity, float*, float* change) HWY_ATTR {
-      const VecD gradient = load(delta);
-      const VecD speed = rounded(hn::Add(hn::Mul(decay, load(velocity)), gradient));
-      store(speed, velocity);
-      store(hn::Mul(rate, hn::Add(gradient, hn::Mul(decay, speed))), change);
-    });
-  } else {
-    for_each_vector<1>(block, [&](const float* delta, float* velocity, float*, float* change) HWY_ATTR {
-      const VecD speed = rounded(hn::Add(hn::Mul(decay, load(velocity)), load(delta)));
-      store(speed, velocity);
-      store(hn::Mul(rate, speed), change);
-    });
-  }
+  for_each_vector<1>(block, [&](const float* delta, float* velocity, float*, float* change) HWY_ATTR {
+    const VecD speed = rounded(hn::Add(hn::Mul(decay, load(velocity)), load(delta)));
+    store(speed, velocity);
+    store(hn::Mul(rate, speed), change);
+  });
 }
 
-// `correction1` and `correction2` divide the moments: 1 − βᵗ, or 1 without bias correction.
-void adam(const OuterBlock& block, const AdamOptions& options, double correction1, double correction2) {
+void nesterov(const OuterBlock& block, double learning_rate, double beta) {
+  const VecD rate = hn::Set(Doubles(), -learning_rate);
+  const VecD decay = hn::Set(Doubles(), beta);
+  for_each_vector<1>(block, [&](const float* delta, float* velocity, float*, float* change) HWY_ATTR {
+    const VecD gradient = load(delta);
+    const VecD speed = rounded(hn::Add(hn::Mul(decay, load(velocity)), gradient));
+    store(speed, velocity);
+    store(hn::Mul(rate, hn::Add(gradient, hn::Mul(decay, speed))), change);
+  });
+}
+
+void fedmom(const OuterBlock& block, double learning_rate, double beta) {
+  const VecD rate = hn::Set(Doubles(), learning_rate);
+  const VecD decay = hn::Set(Doubles(), beta);
+  for_each_vector<1>(block, [&](const float* delta, float* ahead, float*, float* change) HWY_ATTR {
+    const VecD step = hn::Mul(rate, load(delta));
+    const VecD z = rounded(hn::Mul(decay, hn::Add(load(ahead), step)));
+    store(z, ahead);
+    store(hn::Neg(hn::Add(step, z)), change);
+  });
+}
+
+// Between two moves of the velocity.
+void delayed_nesterov_between(const OuterBlock& block, double learning_rate, double delay, double velocity_share) {
   const Doubles d;
-  const VecD rate = hn::Set(d, -options.learning_rate);
+  const VecD rate = hn::Set(d, -learning_rate);
+  const VecD share = hn::Set(d, velocity_share);
+  const VecD count = hn::Set(d, delay);
+  for_each_vector<2>(block, [&](const float* delta, float* velocity, float* buffer, float* change) HWY_ATTR {
+    const VecD gradient = load(delta);
+    store(hn::Add(load(buffer), gradient), buffer);
+    store(hn::Mul(rate, hn::Add(hn::Mul(share, load(velocity)), hn::Div(gradient, count))), change);
+  });
+}
+
+void delayed_nesterov_move(const OuterBlock& block, double learning_rate, double beta, double delay,
+                           double velocity_share) {
+  const Doubles d;
+  const VecD rate = hn::Set(d, -learning_rate);
+  const VecD decay = hn::Set(d, beta);
+  const VecD share = hn::Set(d, velocity_share);
+  const VecD count = hn::Set(d, delay);
+  for_each_vector<2>(block, [&](const float* delta, float* velocity, float* buffer, float* change) HWY_ATTR {
+    const VecD gradient = load(delta);
+    const VecD mean = hn::Div(hn::Add(load(buffer), gradient), count);
+    const VecD speed = rounded(hn::Add(hn::Mul(decay, load(velocity)), mean));
+    store(speed, velocity);
+    store(hn::Zero(d), buffer);
+    store(hn::Mul(rate, hn::Add(hn::Mul(share, speed), hn::Div(gradient, count))), change);
+  });
+}
+
+// `initial` is the sum of squares before a first step; without one, the state holds it.
+void adagrad(const OuterBlock& block, double learning_rate, double tau, const double* initial) {
+  const Doubles d;
+  const VecD rate = hn::Set(d, -learning_rate);
+  const VecD epsilon = hn::Set(d, tau);
+  const VecD first = hn::Set(d, initial ? *initial : 0.0);
+  for_each_vector<1>(block, [&](const float* delta, float* squares, float*, float* change) HWY_ATTR {
+    const VecD gradient = load(delta);
+    const VecD before = initial ? first : load(squares);
+    const VecD sum = rounded(hn::Add(before, hn::Mul(gradient, gradient)));
+    store(sum, squares);
+    store(hn::Div(hn::Mul(rate, gradient), hn::Add(hn::Sqrt(sum), epsilon)), change);
+  });
+}
+
+// `second_moment(v, Δ²)` is the new second moment.
+template <typename SecondMoment>
+HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, const AdamStep& step,
+                       const SecondMoment& second_moment) {
+  const Doubles d;
+  const VecD rate = hn::Set(d, -step.learning_rate);
   const VecD beta1 = hn::Set(d, options.beta1);
-  const VecD beta2 = hn::Set(d, options.beta2);
   const VecD rest1 = hn::Set(d, 1.0 - options.beta1);
-  const VecD rest2 = hn::Set(d, 1.0 - options.beta2);
   const VecD epsilon = hn::Set(d, options.epsilon);
-  const VecD divide1 = hn::Set(d, correction1);
-  const VecD divide2 = hn::Set(d, correction2);
+  const VecD divide1 = hn::Set(d, step.correction1);
+  const VecD divide2 = hn::Set(d, step.correction2);
+  const VecD start = hn::Set(d, step.initial ? *step.initial : 0.0);
   for_each_vector<2>(block, [&](const float* delta, float* first, float* second, float* change) HWY_ATTR {
     const VecD gradient = load(delta);
     const VecD m = rounded(hn::Add(hn::Mul(beta1, load(first)), hn::Mul(rest1, gradient)));
-    const VecD square = hn::Mul(gradient, gradient);
-    const VecD v = rounded(hn::Add(hn::Mul(beta2, load(second)), hn::Mul(rest2, square)));
+    const VecD v = rounded(second_moment(step.initial ? start : load(second), hn::Mul(gradient, gradient)));
     store(m, first);
     store(v, second);
     const VecD scale = hn::Add(hn::Sqrt(hn::Div(v, divide2)), epsilon);
     store(hn::Div(hn::Mul(rate, hn::Div(m, divide1)), scale), change);
+  });
+}
+
+void adam(const OuterBlock& block, const AdamOptions& options, const AdamStep& step) {
+  const VecD beta2 = hn::Set(Doubles(), options.beta2);
+  const VecD rest2 = hn::Set(Doubles(), 1.0 - options.beta2);
+  adaptive(block, options, step, [&](VecD v, VecD square) HWY_ATTR {
+    return hn::Add(hn::Mul(beta2, v), hn::Mul(rest2, square));
+  });
+}
+
+void yogi(const OuterBlock& block, const AdamOptions& options, const AdamStep& step) {
+  const VecD rest2 = hn::Set(Doubles(), 1.0 - options.beta2);
+  adaptive(block, options, step, [&](VecD v, VecD square) HWY_ATTR {
+    const VecD part = hn::Mul(rest2, square);
+    const VecD grown = hn::IfThenElse(hn::Lt(v, square), hn::Add(v, part), v);
+    return hn::IfThenElse(hn::Gt(v, square), hn::Sub(v, part), grown);
   });
 }
 
@@ -101,7 +193,13 @@ namespace skerry::strategies {
 
 HWY_EXPORT(sgd);
 HWY_EXPORT(momentum);
+HWY_EXPORT(nesterov);
+HWY_EXPORT(fedmom);
+HWY_EXPORT(delayed_nesterov_between);
+HWY_EXPORT(delayed_nesterov_move);
+HWY_EXPORT(adagrad);
 HWY_EXPORT(adam);
+HWY_EXPORT(yogi);
 
 namespace {
 
@@ -116,24 +214,57 @@ double one_minus_power(double beta, std::uint64_t steps) {
   return 1.0 - power;
 }
 
+template <typename Options>
+double rate(const OuterBlock& block, const Options& options) {
+  return options.learning_rate * schedule_factor(options.schedule, block.step);
+}
+
+AdamStep adam_numbers(const OuterBlock& block, const AdamOptions& options) {
+  const bool corrected = options.bias_correction;
+  return {rate(block, options), corrected ? one_minus_power(options.beta1, block.step) : 1.0,
+          corrected ? one_minus_power(options.beta2, block.step) : 1.0,
+          block.step == 1 ? &options.initial_accumulator : nullptr};
+}
+
 }  // namespace
 
 void sgd_step(const OuterBlock& block, const SgdOptions& options) {
-  HWY_DYNAMIC_DISPATCH(sgd)(block, options.learning_rate);
+  HWY_DYNAMIC_DISPATCH(sgd)(block, rate(block, options));
 }
 
 void momentum_step(const OuterBlock& block, const MomentumOptions& options) {
-  HWY_DYNAMIC_DISPATCH(momentum)(block, options.learning_rate, options.momentum, false);
+  HWY_DYNAMIC_DISPATCH(momentum)(block, rate(block, options), options.momentum);
 }
 
 void nesterov_step(const OuterBlock& block, const NesterovOptions& options) {
-  HWY_DYNAMIC_DISPATCH(momentum)(block, options.learning_rate, options.momentum, true);
+  if (options.form == NesterovOptions::Form::kFedMom)
+    HWY_DYNAMIC_DISPATCH(fedmom)(block, rate(block, options), options.momentum);
+  else
+    HWY_DYNAMIC_DISPATCH(nesterov)(block, rate(block, options), options.momentum);
+}
+
+void delayed_nesterov_step(const OuterBlock& block, const DelayedNesterovOptions& options) {
+  const double delay = static_cast<double>(options.delay);
+  const double between = options.carry * options.momentum;
+  if (block.step % options.delay != 0) {
+    HWY_DYNAMIC_DISPATCH(delayed_nesterov_between)(block, rate(block, options), delay, between);
+    return;
+  }
+  const double share = (1.0 - options.carry * delay + options.carry) * options.momentum;
+  HWY_DYNAMIC_DISPATCH(delayed_nesterov_move)(block, rate(block, options), options.momentum, delay, share);
+}
+
+void adagrad_step(const OuterBlock& block, const AdagradOptions& options) {
+  HWY_DYNAMIC_DISPATCH(adagrad)
+  (block, rate(block, options), options.epsilon, block.step == 1 ? &options.initial_accumulator : nullptr);
 }
 
 void adam_step(const OuterBlock& block, const AdamOptions& options) {
-  const double correction1 = options.bias_correction ? one_minus_power(options.beta1, block.step) : 1.0;
-  const double correction2 = options.bias_correction ? one_minus_power(options.beta2, block.step) : 1.0;
-  HWY_DYNAMIC_DISPATCH(adam)(block, options, correction1, correction2);
+  HWY_DYNAMIC_DISPATCH(adam)(block, options, adam_numbers(block, options));
+}
+
+void yogi_step(const OuterBlock& block, const AdamOptions& options) {
+  HWY_DYNAMIC_DISPATCH(yogi)(block, options, adam_numbers(block, options));
 }
 
 }  // namespace skerry::strategies

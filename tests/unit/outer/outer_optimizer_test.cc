@@ -4,68 +4,14 @@
 #include <cstring>
 
 #include <catch2/catch.hpp>
-#include <hwy/targets.h>
+
+#include "tests/unit/outer/walker.h"
 
 namespace skerry::strategies {
 namespace {
 
-// A small fragment that an optimizer walks: values, state, and the outer gradients given one after the other.
-struct Walker {
-  Walker(const Part& part, std::vector<float> start) : values(std::move(start)) {
-    auto made = make_outer_optimizer(part);
-    REQUIRE(made.ok());
-    optimizer = std::move(made).value();
-    state.assign(optimizer.state_vectors.size(), std::vector<float>(values.size(), 0.0f));
-  }
-
-  // Returns the change.
-  std::vector<float> step(const std::vector<float>& delta) {
-    std::vector<float> change(values.size());
-    std::vector<float*> pointers;
-    for (auto& vector : state) pointers.push_back(vector.data());
-    OuterBlock block;
-    block.step = ++steps;
-    block.count = values.size();
-    block.delta = delta.data();
-    block.base = values.data();
-    block.state = pointers;
-    block.change = change.data();
-    optimizer.step(block);
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] += change[i];
-    return change;
-  }
-
-  OuterOptimizer optimizer;
-  std::vector<float> values;
-  std::vector<std::vector<float>> state;
-  std::uint64_t steps = 0;
-};
-
-// Values of many magnitudes and both signs, the same in every run.
-std::vector<float> some_values(std::size_t count, unsigned seed) {
-  std::vector<float> values(count);
-  std::uint32_t state = seed * 2654435761u + 1;
-  for (float& value : values) {
-    state = state * 1664525u + 1013904223u;
-    const float mantissa = static_cast<float>(state >> 8) / 8388608.0f - 1.0f;
-    value = std::ldexp(mantissa, static_cast<int>(state % 30) - 20);
-  }
-  return values;
-}
-
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-// Runs `check` once for every SIMD target that was compiled and that this machine has.
-template <typename Check>
-void on_every_target(const Check& check) {
-  const auto targets = hwy::SupportedTargets();
-  for (std::int64_t left = static_cast<std::int64_t>(targets); left != 0; left &= left - 1) {
-    hwy::SetSupportedTargetsForTest(left & -left);
-    check();
-  }
-  hwy::SetSupportedTargetsForTest(0);
 }
 
 }  // namespace
@@ -188,7 +134,12 @@ TEST_CASE("optimizers name their state vectors") {
   CHECK(make_outer_optimizer(sgd())->state_vectors.empty());
   CHECK(make_outer_optimizer(momentum())->state_vectors == std::vector<std::string>{"velocity"});
   CHECK(make_outer_optimizer(nesterov())->state_vectors == std::vector<std::string>{"velocity"});
+  CHECK(make_outer_optimizer(nesterov({.form = NesterovOptions::Form::kFedMom}))->state_vectors ==
+        std::vector<std::string>{"ahead"});
+  CHECK(make_outer_optimizer(delayed_nesterov())->state_vectors == std::vector<std::string>{"velocity", "buffer"});
+  CHECK(make_outer_optimizer(adagrad())->state_vectors == std::vector<std::string>{"sum_of_squares"});
   CHECK(make_outer_optimizer(adam())->state_vectors == std::vector<std::string>{"first_moment", "second_moment"});
+  CHECK(make_outer_optimizer(yogi())->state_vectors == std::vector<std::string>{"first_moment", "second_moment"});
 }
 
 TEST_CASE("options out of range are refused with the value and the range") {
@@ -198,15 +149,153 @@ TEST_CASE("options out of range are refused with the value and the range") {
         "outer.learning_rate is 0, must be in (0, 1000000]");
   CHECK(make_outer_optimizer(adam({.beta2 = 1})).error().message == "outer.beta2 is 1, must be in [0, 1)");
   CHECK(make_outer_optimizer(adam({.epsilon = 0})).error().message == "outer.epsilon is 0, must be in (0, 1000000]");
-  CHECK(make_outer_optimizer({"yogi", {}}).error().message ==
-        "outer is \"yogi\", must be one of sgd, momentum, nesterov, adam");
+  CHECK(make_outer_optimizer(adagrad({.initial_accumulator = -1})).error().message ==
+        "outer.initial_accumulator is -1, must be in [0, 1000000]");
+  CHECK(make_outer_optimizer(delayed_nesterov({.delay = 4, .carry = 0.3})).error().message ==
+        "outer.carry is 0.3, must be at most 1 / outer.delay (1 / 4)");
+  CHECK(make_outer_optimizer(sgd({.schedule = {.kind = Schedule::Kind::kCosine}})).error().message ==
+        "outer.schedule_steps is 0, must be above outer.warmup_steps (0) for schedule cosine");
+  CHECK(make_outer_optimizer({"lion", {}}).error().message ==
+        "outer is \"lion\", must be one of sgd, momentum, nesterov, delayed_nesterov, adagrad, adam, yogi");
 }
 
 TEST_CASE("defaults in a run spec are those of the options") {
-  for (const Part& part : {sgd(), momentum(), nesterov(), adam()}) {
-    const auto resolved = resolve({part.name, {}}, "outer", outer_catalogue());
-    REQUIRE(resolved.ok());
-    CHECK(*resolved == part);
+  for (const Part& part : {sgd(), momentum(), nesterov(), delayed_nesterov(), adagrad(), adam(), yogi()}) {
+    const auto silent = resolve({part.name, {}}, "outer", outer_catalogue());
+    const auto said = resolve(part, "outer", outer_catalogue());
+    REQUIRE(silent.ok());
+    REQUIRE(said.ok());
+    CHECK(*silent == *said);
+  }
+}
+
+TEST_CASE("every optimizer moves the model towards what came back") {
+  // Old values 1 and −1, what came back is 0 in both: Δ = (1, −1). FedAdam and FedYogi with the wrong sign move away.
+  for (const Part& part : {sgd(), momentum(), nesterov(), nesterov({.form = NesterovOptions::Form::kFedMom}),
+                           delayed_nesterov(), adagrad(), adam(), adam({.bias_correction = true}), yogi(),
+                           yogi({.learning_rate = 0.01, .initial_accumulator = 1e-6})}) {
+    Walker walker(part, {1.0f, -1.0f});
+    for (int i = 0; i < 3; ++i) {
+      const auto change = walker.step({1.0f, -1.0f});
+      INFO(part.name << " at step " << i + 1);
+      CHECK(change[0] < 0);
+      CHECK(change[1] > 0);
+    }
+  }
+}
+
+TEST_CASE("yogi's second moment falls where squares fall, by no more than the newest square") {
+  // β₂ = 0.5, Δ = 4: v = 8. Δ = 2: v = 8 − 0.5·4 = 6 (Adam: 6). Δ = 0: v = 6 (Adam: 3). Δ = 3: v = 6 + 0.5·9 = 10.5.
+  Walker walker(yogi({.learning_rate = 1, .beta1 = 0, .beta2 = 0.5, .epsilon = 1}), {0.0f});
+  const struct {
+    float gradient, second_moment;
+  } table[] = {{4, 8}, {2, 6}, {0, 6}, {3, 10.5f}};
+  for (const auto& row : table) {
+    const auto change = walker.step({row.gradient});
+    CHECK(walker.state[1][0] == row.second_moment);
+    CHECK(change[0] == static_cast<float>(-row.gradient / (std::sqrt(static_cast<double>(row.second_moment)) + 1)));
+  }
+}
+
+TEST_CASE("yogi leaves a second moment that equals the newest square") {
+  Walker walker(yogi({.learning_rate = 1, .beta2 = 0.5, .initial_accumulator = 4}), {0.0f});
+  walker.step({2.0f});
+  CHECK(walker.state[1][0] == 4.0f);
+}
+
+TEST_CASE("adagrad, adam and yogi start from the initial accumulator, once") {
+  Walker sum(adagrad({.learning_rate = 1, .epsilon = 1, .initial_accumulator = 12}), {0.0f});
+  CHECK(sum.step({2.0f})[0] == static_cast<float>(-2.0 / (std::sqrt(16.0) + 1)));
+  sum.step({3.0f});
+  CHECK(sum.state[0][0] == 25.0f);
+  Walker mean(adam({.beta2 = 0.5, .initial_accumulator = 8}), {0.0f});
+  mean.step({2.0f});
+  CHECK(mean.state[1][0] == 6.0f);
+  mean.step({2.0f});
+  CHECK(mean.state[1][0] == 5.0f);
+}
+
+TEST_CASE("fedmom's buffer starts at the model, so the first step does not inflate the weights") {
+  // η = 0.5, β = 0.5, w = 10, Δ = 2: v' = 9, v = 10: w' = 9 + 0.5·(9 − 10) = 8.5. A buffer of zeros would give 13.5.
+  // Then Δ = 4: v' = 8.5 − 2 = 6.5, w' = 6.5 + 0.5·(6.5 − 9) = 5.25.
+  Walker walker(nesterov({.learning_rate = 0.5, .momentum = 0.5, .form = NesterovOptions::Form::kFedMom}), {10.0f});
+  walker.step({2.0f});
+  CHECK(walker.values[0] == 8.5f);
+  CHECK(walker.state[0][0] == 9.0f - 8.5f);  // v − w
+  walker.step({4.0f});
+  CHECK(walker.values[0] == 5.25f);
+  CHECK(walker.state[0][0] == 6.5f - 5.25f);
+}
+
+TEST_CASE("at a constant learning rate fedmom's form and pytorch's are the same walk") {
+  Walker pytorch(nesterov({.learning_rate = 0.7, .momentum = 0.9}), std::vector<float>(50));
+  Walker fedmom(nesterov({.learning_rate = 0.7, .momentum = 0.9, .form = NesterovOptions::Form::kFedMom}),
+                std::vector<float>(50));
+  for (unsigned i = 1; i <= 20; ++i) {
+    const auto one = pytorch.step(some_values(50, i));
+    const auto other = fedmom.step(some_values(50, i));
+    for (std::size_t k = 0; k < one.size(); ++k) CHECK(one[k] == Approx(other[k]).epsilon(1e-5).margin(1e-5));
+  }
+}
+
+TEST_CASE("delayed nesterov moves its velocity at every N-th step, with the mean of N gradients") {
+  // ε = 1, β = 0.5, N = 2, c = 0. Δ = 4: only −4/2. Δ = 8: m = 12/2 = 6, change −(0.5·6 + 8/2) = −7. Δ = 2: −1.
+  // Δ = 6: m = 3 + 4 = 7, change −(3.5 + 3).
+  Walker walker(delayed_nesterov({.learning_rate = 1, .momentum = 0.5, .delay = 2}), {0.0f});
+  CHECK(walker.step({4.0f}) == std::vector<float>{-2.0f});
+  CHECK(walker.state == std::vector<std::vector<float>>{{0.0f}, {4.0f}});
+  CHECK(walker.step({8.0f}) == std::vector<float>{-7.0f});
+  CHECK(walker.state == std::vector<std::vector<float>>{{6.0f}, {0.0f}});
+  CHECK(walker.step({2.0f}) == std::vector<float>{-1.0f});
+  CHECK(walker.step({6.0f}) == std::vector<float>{-6.5f});
+  CHECK(walker.state == std::vector<std::vector<float>>{{7.0f}, {0.0f}});
+}
+
+TEST_CASE("delayed nesterov with a carry spreads the velocity over the steps between") {
+  // c = 1/N: every step takes cβm. N = 2, β = 0.5: after m = 6, the next step −(0.25·6 + 2/2).
+  Walker walker(delayed_nesterov({.learning_rate = 1, .momentum = 0.5, .delay = 2, .carry = 0.5}), {0.0f});
+  walker.step({4.0f});
+  CHECK(walker.step({8.0f}) == std::vector<float>{-(0.25f * 6 + 4)});
+  CHECK(walker.step({2.0f}) == std::vector<float>{-(0.25f * 6 + 1)});
+}
+
+TEST_CASE("delayed nesterov without delay is nesterov") {
+  Walker delayed(delayed_nesterov({.learning_rate = 0.7, .momentum = 0.9, .delay = 1}), std::vector<float>(33));
+  Walker plain(nesterov({.learning_rate = 0.7, .momentum = 0.9}), std::vector<float>(33));
+  for (unsigned i = 1; i <= 5; ++i) CHECK(same_bits(delayed.step(some_values(33, i)), plain.step(some_values(33, i))));
+}
+
+TEST_CASE("a schedule scales every optimizer's learning rate") {
+  const Schedule halving{.kind = Schedule::Kind::kStep, .step_every = 1, .step_factor = 0.5};
+  Walker walker(sgd({.learning_rate = 1, .schedule = halving}), {0.0f});
+  CHECK(walker.step({1.0f}) == std::vector<float>{-1.0f});
+  CHECK(walker.step({1.0f}) == std::vector<float>{-0.5f});
+  CHECK(walker.step({1.0f}) == std::vector<float>{-0.25f});
+  for (const Part& plain : {momentum(), nesterov(), nesterov({.form = NesterovOptions::Form::kFedMom}),
+                            delayed_nesterov(), adagrad(), adam(), yogi()}) {
+    Part scheduled = plain;
+    put_schedule({.warmup_steps = 4}, scheduled);
+    Walker full(plain, {0.0f});
+    Walker warming(scheduled, {0.0f});
+    INFO(plain.name);
+    CHECK(warming.step({1.0f})[0] == Approx(full.step({1.0f})[0] / 4).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("the bytes of every optimizer are the same on every SIMD target") {
+  for (const Part& part : {sgd(), momentum(), nesterov(), nesterov({.form = NesterovOptions::Form::kFedMom}),
+                           delayed_nesterov({.delay = 2, .carry = 0.3}), adagrad(), adam({.bias_correction = true}),
+                           yogi({.learning_rate = 0.01, .initial_accumulator = 1e-6})}) {
+    std::vector<std::vector<float>> first;
+    on_every_target([&] {
+      Walker walker(part, std::vector<float>(1001));
+      for (unsigned i = 1; i <= 4; ++i) walker.step(some_values(1001, i));
+      std::vector<std::vector<float>> all = walker.state;
+      all.push_back(walker.values);
+      if (first.empty()) first = all;
+      REQUIRE(all.size() == first.size());
+      for (std::size_t i = 0; i < all.size(); ++i) CHECK(same_bits(all[i], first[i]));
+    });
   }
 }
 

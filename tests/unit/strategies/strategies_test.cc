@@ -7,74 +7,9 @@
 #include "strategies/evaluation.h"
 #include "strategies/exchange.h"
 #include "strategies/participation.h"
-#include "strategies/presets.h"
 
 using namespace skerry;
 using namespace skerry::strategies;
-
-TEST_CASE("the presets are those of the papers") {
-  CHECK(fedavg().outer == Part{"sgd", {{"learning_rate", 1.0}}});
-  CHECK(fedavgm().outer == Part{"momentum", {{"learning_rate", 1.0}, {"momentum", 0.9}}});
-  CHECK(diloco().outer == Part{"nesterov", {{"learning_rate", 0.7}, {"momentum", 0.9}}});
-  CHECK(diloco().exchange.inner_steps == 500);
-  CHECK(std::get<double>(fedadam().outer.parameters.at("beta2")) == 0.99);
-  CHECK(std::get<double>(fedadam().outer.parameters.at("epsilon")) == 1e-3);
-}
-
-TEST_CASE("every preset makes a run spec that its own parts can carry out") {
-  for (const auto& preset : presets()) {
-    const auto spec = parse_run_spec("name = \"p\"\nstrategy = \"" + preset.name + R"("
-[model]
-architecture = "linear"
-inputs = 4
-outputs = 2
-[data]
-kind = "idx"
-schema = { shape = [4], classes = 2 }
-[training]
-learning_rate = 0.1
-)",
-                                     spec_catalogue());
-    if (!spec.ok()) FAIL(spec.error().message);
-    CHECK(spec->strategy == preset.name);
-    CHECK(outer_part(*spec).name == preset.outer.name);
-    const auto possible = check_combination(*spec);
-    if (!possible.ok()) FAIL(possible.error().message);
-  }
-}
-
-TEST_CASE("a rule that must see single updates is refused under secret sums") {
-  Rule median;
-  median.name = "median";
-  median.needs.individual_updates = true;
-  CHECK(check_needs(median, {}).ok());
-  const auto refused = check_needs(median, {.individual_updates = false, .only_sums = true});
-  REQUIRE_FALSE(refused.ok());
-  CHECK(refused.error().message.find("aggregation.rule median must see single updates") == 0);
-}
-
-TEST_CASE("a rule that is not linear is refused where only sums are known") {
-  Rule rule;
-  rule.name = "clipped";
-  rule.needs.linear = false;
-  CHECK_FALSE(check_needs(rule, {.only_sums = true}).ok());
-  rule.needs.linear = true;
-  CHECK(check_needs(rule, {.only_sums = true}).ok());
-}
-
-TEST_CASE("a rule that needs all clients or more updates than the quorum is refused with the mend") {
-  Rule rule;
-  rule.name = "krum";
-  rule.needs.all_clients = true;
-  CHECK_FALSE(check_needs(rule, {.all_clients = false}).ok());
-  CHECK(check_needs(rule, {.all_clients = true}).ok());
-  rule.needs = {};
-  rule.needs.minimum_updates = 5;
-  const auto refused = check_needs(rule, {.fewest_updates = 4});
-  REQUIRE_FALSE(refused.ok());
-  CHECK(refused.error().message.find("raise participation.quorum") != std::string::npos);
-  CHECK(check_needs(rule, {.fewest_updates = 5}).ok());
-}
 
 TEST_CASE("a cohort has its size, or its fraction rounded up, and never less than the quorum") {
   ParticipationSpec spec;

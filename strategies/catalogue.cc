@@ -1,0 +1,137 @@
+#include "strategies/catalogue.h"
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "strategies/aggregation/rule.h"
+#include "strategies/outer/outer_optimizer.h"
+#include "strategies/presets.h"
+
+namespace skerry::strategies {
+namespace {
+
+using Fields = std::map<std::string, FieldValue>;
+
+FieldValue field_value(const Value& value) {
+  return std::visit([](const auto& known) -> FieldValue { return known; }, value);
+}
+
+void put_part(const Part& part, const std::string& section, const std::string& selector, Fields& fields) {
+  fields[section + "." + selector] = part.name;
+  for (const auto& [name, value] : part.parameters) fields[section + "." + name] = field_value(value);
+}
+
+/// Sets `path` where the preset says something else than every preset does.
+template <typename T>
+void put_unless(const T& value, const T& usual, const char* path, Fields& fields) {
+  if (value == usual) return;
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    fields[path] = static_cast<double>(value);
+  else
+    fields[path] = value;
+}
+
+void put_participation(const Participation& participation, Fields& fields) {
+  const Participation usual;
+  if (participation.mode == ParticipationSpec::Mode::kAsynchronous) {
+    fields["participation.mode"] = std::string("asynchronous");
+    fields["participation.buffer"] = static_cast<double>(participation.buffer);
+    fields["participation.maximum_staleness"] = static_cast<double>(participation.maximum_staleness);
+    fields["participation.staleness_exponent"] = participation.staleness_exponent;
+  }
+  put_unless(participation.quorum, usual.quorum, "participation.quorum", fields);
+  put_unless(participation.cohort_fraction, usual.cohort_fraction, "participation.cohort_fraction", fields);
+  put_unless(participation.minimum_completion, usual.minimum_completion, "participation.minimum_completion", fields);
+  if (participation.adaptive_grace) fields["participation.grace"] = std::string("adaptive");
+  if (participation.work == ParticipationSpec::Work::kDylu) fields["participation.work"] = std::string("dylu");
+  if (participation.work == ParticipationSpec::Work::kFedCompass)
+    fields["participation.work"] = std::string("fedcompass");
+}
+
+void put_exchange(const Exchange& exchange, Fields& fields) {
+  fields["training.steps"] = static_cast<double>(exchange.inner_steps);
+  fields["training.epochs"] = exchange.epochs;
+  if (exchange.fragments > 1) fields["exchange.fragments"] = static_cast<double>(exchange.fragments);
+  if (exchange.schedule == ExchangeSpec::Schedule::kStaggered) fields["exchange.schedule"] = std::string("staggered");
+  fields["exchange.up"] = exchange.up;
+  fields["exchange.down"] = exchange.down;
+}
+
+void put_objective(const Objective& objective, Fields& fields) {
+  const Objective usual;
+  put_unless(objective.optimizer, usual.optimizer, "training.optimizer", fields);
+  put_unless(objective.proximal, usual.proximal, "training.proximal", fields);
+  put_unless(objective.control_variates, usual.control_variates, "training.control_variates", fields);
+  if (!objective.start_loss) return;
+  fields["training.start_loss"] = true;
+  fields["limits.metrics"] =
+      std::vector<std::string>{"accuracy", "loss", "perplexity", "start_loss", "train_loss"};
+}
+
+SpecCatalogue::Preset as_fields(const Preset& preset) {
+  SpecCatalogue::Preset out{preset.name, preset.meaning + " (" + preset.source + ")", {}};
+  put_participation(preset.participation, out.fields);
+  put_exchange(preset.exchange, out.fields);
+  put_objective(preset.objective, out.fields);
+  put_part(preset.aggregation, "aggregation", "rule", out.fields);
+  put_part(preset.outer, "outer", "optimizer", out.fields);
+  out.fields["evaluation.every"] = static_cast<double>(preset.evaluation.every);
+  out.fields["evaluation.split"] = preset.evaluation.split;
+  return out;
+}
+
+Field as_field(const ParameterInfo& info, const std::string& section, const std::string& part) {
+  Field field;
+  field.path = section + "." + info.name;
+  field.fallback = field_value(info.fallback);
+  field.type = std::holds_alternative<bool>(info.fallback) ? Field::Type::kBoolean
+               : std::holds_alternative<double>(info.fallback)
+                   ? (info.whole ? Field::Type::kWhole : Field::Type::kNumber)
+                   : Field::Type::kText;
+  field.minimum = info.minimum;
+  field.maximum = info.maximum;
+  field.above_minimum = info.above_minimum;
+  field.below_maximum = info.below_maximum;
+  field.choices = info.choices;
+  field.meaning = info.meaning;
+  field.when = part;
+  return field;
+}
+
+SpecCatalogue::Parts as_parts(std::string section, std::string selector, std::string fallback,
+                              std::span<const PartInfo> catalogue) {
+  SpecCatalogue::Parts parts{section, std::move(selector), std::move(fallback), {}, {}};
+  for (const auto& info : catalogue) {
+    parts.names.push_back(info.name);
+    for (const auto& parameter : info.parameters) parts.parameters.push_back(as_field(parameter, section, info.name));
+  }
+  return parts;
+}
+
+}  // namespace
+
+const SpecCatalogue& spec_catalogue() {
+  static const SpecCatalogue catalogue = [] {
+    SpecCatalogue out;
+    for (const auto& preset : presets()) out.presets.push_back(as_fields(preset));
+    out.parts = {as_parts("aggregation", "rule", "weighted_mean", aggregation_catalogue()),
+                 as_parts("outer", "optimizer", "sgd", outer_catalogue())};
+    out.fallback_preset = "fedavg";
+    return out;
+  }();
+  return catalogue;
+}
+
+Part aggregation_part(const RunSpec& spec) { return {spec.aggregation.name, spec.aggregation.parameters}; }
+
+Part outer_part(const RunSpec& spec) { return {spec.outer.name, spec.outer.parameters}; }
+
+double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps) {
+  const auto found = spec.aggregation.parameters.find("weights");
+  const auto* weights = found == spec.aggregation.parameters.end() ? nullptr : std::get_if<std::string>(&found->second);
+  if (weights == nullptr || *weights == "uniform") return 1;
+  return static_cast<double>(*weights == "tokens" ? tokens : *weights == "steps" ? steps : examples);
+}
+
+}  // namespace skerry::strategies

@@ -1,0 +1,22 @@
+// What a run spec may name: the presets as fields, and the rules and outer optimizers with their parameters.
+#pragma once
+
+#include "common/config/fields.h"
+#include "common/config/run_spec.h"
+#include "strategies/part.h"
+
+namespace skerry::strategies {
+
+/// What parse_run_spec needs to know of this library: presets, aggregation rules and outer optimizers with their
+/// parameters.
+const SpecCatalogue& spec_catalogue();
+
+/// The parts of a run spec, ready for make_rule and make_outer_optimizer.
+Part aggregation_part(const RunSpec& spec);
+Part outer_part(const RunSpec& spec);
+
+/// What an update with these numbers weighs under the spec's aggregation, before its factor: examples, tokens, steps
+/// or 1. A rule without weights counts every update 1.
+double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps);
+
+}  // namespace skerry::strategies

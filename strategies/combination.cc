@@ -1,0 +1,94 @@
+#include "strategies/combination.h"
+
+#include <algorithm>
+
+#include "strategies/catalogue.h"
+#include "strategies/outer/outer_optimizer.h"
+#include "strategies/participation.h"
+
+namespace skerry::strategies {
+namespace {
+
+bool has(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+Result<void> check_counts(const Needs& needs, const Surroundings& offered, const std::string& who) {
+  if (needs.minimum_updates > offered.fewest_updates)
+    return invalid_argument(who + " needs at least " + std::to_string(needs.minimum_updates) + " updates" +
+                            (needs.because.empty() ? "" : " (" + needs.because + ")") +
+                            ", but an exchange may be committed with " + std::to_string(offered.fewest_updates) +
+                            ": raise participation." + (offered.asynchronous ? "buffer" : "quorum"));
+  if (needs.maximum_updates < offered.fewest_updates)
+    return invalid_argument(who + " takes at most " + std::to_string(needs.maximum_updates) +
+                            " updates, but an exchange has at least " + std::to_string(offered.fewest_updates) +
+                            (offered.asynchronous ? ": lower participation.buffer"
+                                                  : ": lower participation.quorum and set participation.cohort_size"));
+  return {};
+}
+
+}  // namespace
+
+Surroundings surroundings(const RunSpec& spec) {
+  const auto& participation = spec.participation;
+  Surroundings out;
+  out.asynchronous = participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  out.staggered = spec.exchange.schedule == ExchangeSpec::Schedule::kStaggered;
+  out.all_clients = !out.asynchronous && participation.grace_s < 0 && participation.deadline_s == 0;
+  out.fewest_updates = static_cast<std::size_t>(out.asynchronous ? participation.buffer : participation.quorum);
+  if (participation.work == ParticipationSpec::Work::kFedCompass) out.fewest_updates = 1;
+  if (!out.asynchronous && participation.cohort_size > 0)
+    out.most_updates = static_cast<std::size_t>(participation.cohort_size);
+  out.start_loss = spec.training.start_loss;
+  return out;
+}
+
+Result<void> check_needs(const Rule& rule, const Surroundings& offered) {
+  const std::string who = "aggregation.rule " + rule.name;
+  if (rule.needs.individual_updates && !offered.individual_updates)
+    return invalid_argument(who +
+                            " must see single updates, but the exchange sums them secretly: choose weighted_mean or an "
+                            "exchange without secure sums");
+  if (!rule.needs.linear && offered.only_sums)
+    return invalid_argument(who + " is not linear, but only weighted sums of updates are known: choose weighted_mean");
+  if (rule.needs.all_clients && !offered.all_clients)
+    return invalid_argument(who +
+                            " needs every invited node, but this run commits without some: set participation.mode to "
+                            "synchronous, grace_s to -1 and deadline_s to 0");
+  if (rule.needs.rebased && offered.staggered)
+    return invalid_argument(who +
+                            " moves late updates onto the newest version, which fragments that are exchanged one after "
+                            "another do not share: set exchange.schedule to whole or aggregation.rebase to false");
+  if (has(rule.needs.metrics, "start_loss") && !offered.start_loss)
+    return invalid_argument(who +
+                            " needs the loss of the model that a task starts from, which trainers do not measure: set "
+                            "training.start_loss to true");
+  return check_counts(rule.needs, offered, who);
+}
+
+Result<void> check_combination(const RunSpec& spec) {
+  SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
+  SKERRY_TRY(make_outer_optimizer(outer_part(spec)));
+  SKERRY_TRY(check_needs(rule, surroundings(spec)));
+  return check_participation(spec, rule.needs);
+}
+
+std::vector<std::string> combination_notes(const RunSpec& spec) {
+  const bool asynchronous = spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  const std::string& outer = spec.outer.name;
+  std::vector<std::string> notes;
+  if (outer == "delayed_nesterov" && !asynchronous)
+    notes.push_back("outer.optimizer delayed_nesterov is meant for updates that come one by one; in synchronous rounds "
+                    "its velocity moves in every outer.delay-th round only: nesterov is the usual choice");
+  if ((outer == "nesterov" || outer == "momentum") && asynchronous)
+    notes.push_back("outer.optimizer " + outer +
+                    " in an asynchronous run gives every update in turn the momentum meant for a whole round, and may "
+                    "diverge (arXiv 2401.09135): consider delayed_nesterov or sgd");
+  const auto byzantine = spec.aggregation.parameters.find("byzantine");
+  if (byzantine != spec.aggregation.parameters.end() && std::get_if<double>(&byzantine->second) &&
+      std::get<double>(byzantine->second) == 0)
+    notes.push_back("aggregation.byzantine is 0: " + spec.aggregation.name + " then holds against no hostile update");
+  return notes;
+}
+
+}  // namespace skerry::strategies

@@ -1,0 +1,13 @@
+// The presets that are defined apart from presets.cc. Internal to strategies/.
+#pragma once
+
+#include <vector>
+
+#include "strategies/presets.h"
+
+namespace skerry::strategies {
+
+/// Those named after an aggregation rule (rule_presets.cc).
+std::vector<Preset> rule_presets();
+
+}  // namespace skerry::strategies

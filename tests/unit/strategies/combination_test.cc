@@ -1,0 +1,141 @@
+#include "strategies/combination.h"
+
+#include <string>
+
+#include <catch2/catch.hpp>
+
+#include "strategies/catalogue.h"
+
+using namespace skerry;
+using namespace skerry::strategies;
+
+namespace {
+
+/// A run spec with these lines in it, or what is wrong with it.
+std::string refusal(const std::string& strategy, const std::string& more, const std::string& training = "") {
+  const auto spec = parse_run_spec("name = \"p\"\nstrategy = \"" + strategy + R"("
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+[data]
+kind = "idx"
+schema = { shape = [4], classes = 2 }
+[training]
+learning_rate = 0.1
+)" + training + more,
+                                   spec_catalogue());
+  if (!spec.ok()) return spec.error().message;
+  const auto possible = check_combination(*spec);
+  return possible.ok() ? "" : possible.error().message;
+}
+
+std::vector<std::string> notes(const std::string& more) {
+  const auto spec = parse_run_spec(R"(name = "p"
+[model]
+architecture = "linear"
+inputs = 4
+outputs = 2
+[data]
+kind = "idx"
+schema = { shape = [4], classes = 2 }
+[training]
+learning_rate = 0.1
+)" + more,
+                                   spec_catalogue());
+  if (!spec.ok()) FAIL(spec.error().message);
+  return combination_notes(*spec);
+}
+
+}  // namespace
+
+TEST_CASE("a rule that must see single updates is refused under secret sums") {
+  Rule median;
+  median.name = "median";
+  median.needs.individual_updates = true;
+  CHECK(check_needs(median, {}).ok());
+  CHECK(check_needs(median, {.individual_updates = false, .only_sums = true}).error().message ==
+        "aggregation.rule median must see single updates, but the exchange sums them secretly: choose weighted_mean or "
+        "an exchange without secure sums");
+}
+
+TEST_CASE("a rule that is not linear is refused where only sums are known") {
+  Rule rule;
+  rule.name = "clipped";
+  CHECK(check_needs(rule, {.only_sums = true}).error().message ==
+        "aggregation.rule clipped is not linear, but only weighted sums of updates are known: choose weighted_mean");
+  rule.needs.linear = true;
+  CHECK(check_needs(rule, {.only_sums = true}).ok());
+}
+
+TEST_CASE("a rule that needs all nodes is refused in a run that commits without some") {
+  Rule rule;
+  rule.name = "exact";
+  rule.needs.all_clients = true;
+  CHECK(check_needs(rule, {.all_clients = true}).ok());
+  CHECK(check_needs(rule, {.all_clients = false}).error().message ==
+        "aggregation.rule exact needs every invited node, but this run commits without some: set participation.mode to "
+        "synchronous, grace_s to -1 and deadline_s to 0");
+}
+
+TEST_CASE("a rule that needs more updates than an exchange must have is refused with the count and the mend") {
+  Rule rule;
+  rule.name = "krum";
+  rule.needs.minimum_updates = 5;
+  rule.needs.because = "n >= 2f + 3 with f = 1";
+  CHECK(check_needs(rule, {.fewest_updates = 5}).ok());
+  CHECK(check_needs(rule, {.fewest_updates = 4}).error().message ==
+        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+        "4: raise participation.quorum");
+  CHECK(check_needs(rule, {.asynchronous = true, .fewest_updates = 4}).error().message ==
+        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+        "4: raise participation.buffer");
+}
+
+TEST_CASE("a rule that takes fewer updates than an exchange has is refused") {
+  Rule rule;
+  rule.name = "pair";
+  rule.needs.maximum_updates = 2;
+  CHECK(check_needs(rule, {.fewest_updates = 2}).ok());
+  CHECK(check_needs(rule, {.fewest_updates = 3}).error().message ==
+        "aggregation.rule pair takes at most 2 updates, but an exchange has at least 3: lower participation.quorum and "
+        "set participation.cohort_size");
+}
+
+TEST_CASE("a rule that moves late updates is refused where fragments are exchanged one after another") {
+  Rule rule;
+  rule.name = "weighted_mean";
+  rule.needs.rebased = true;
+  CHECK(check_needs(rule, {}).ok());
+  CHECK(check_needs(rule, {.staggered = true}).error().message ==
+        "aggregation.rule weighted_mean moves late updates onto the newest version, which fragments that are exchanged "
+        "one after another do not share: set exchange.schedule to whole or aggregation.rebase to false");
+}
+
+TEST_CASE("a rule that needs the loss before training is refused where trainers do not measure it") {
+  Rule rule;
+  rule.name = "qffl";
+  rule.needs.metrics = {"start_loss"};
+  CHECK(check_needs(rule, {.start_loss = true}).ok());
+  CHECK(check_needs(rule, {}).error().message ==
+        "aggregation.rule qffl needs the loss of the model that a task starts from, which trainers do not measure: set "
+        "training.start_loss to true");
+}
+
+TEST_CASE("an outer optimizer whose numbers cannot be is refused") {
+  CHECK(refusal("fedavg", "[outer]\noptimizer = \"delayed_nesterov\"\ndelay = 4\ncarry = 0.5\n") ==
+        "outer.carry is 0.5, must be at most 1 / outer.delay (1 / 4)");
+  CHECK(refusal("fedavg", "[outer]\nschedule = \"cosine\"\nwarmup_steps = 20\n[stop]\nrounds = 10\n") ==
+        "outer.schedule_steps is 10, must be above outer.warmup_steps (20) for schedule cosine");
+}
+
+TEST_CASE("what is possible but rarely meant is said") {
+  CHECK(notes("").empty());
+  const auto delayed = notes("[outer]\noptimizer = \"delayed_nesterov\"\n");
+  REQUIRE(delayed.size() == 1);
+  CHECK(delayed[0].find("outer.optimizer delayed_nesterov is meant for updates that come one by one") == 0);
+  const auto momentum = notes("[outer]\noptimizer = \"nesterov\"\n[participation]\nmode = \"asynchronous\"\n");
+  REQUIRE(momentum.size() == 1);
+  CHECK(momentum[0].find("may diverge") != std::string::npos);
+  CHECK(notes("[outer]\noptimizer = \"delayed_nesterov\"\n[participation]\nmode = \"asynchronous\"\n").empty());
+}

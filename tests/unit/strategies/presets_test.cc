@@ -1,0 +1,85 @@
+#include "strategies/presets.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "common/config/run_spec.h"
+#include "strategies/catalogue.h"
+#include "strategies/combination.h"
+
+using namespace skerry;
+using namespace skerry::strategies;
+
+namespace {
+
+const Preset& preset(const std::string& name) {
+  const Preset* found = find_preset(name);
+  if (found == nullptr) FAIL("there is no preset " << name);
+  return *found;
+}
+
+RunSpec spec_of(const std::string& toml) {
+  auto spec = parse_run_spec(toml, spec_catalogue());
+  if (!spec.ok()) FAIL(spec.error().message << "\n" << toml);
+  return std::move(spec).value();
+}
+
+}  // namespace
+
+TEST_CASE("every preset's minimal run spec is one that its parts can carry out") {
+  for (const auto& one : presets()) {
+    const RunSpec spec = spec_of(minimal_run_spec(one));
+    CHECK(spec.strategy == one.name);
+    CHECK(aggregation_part(spec).name == one.aggregation.name);
+    CHECK(outer_part(spec).name == one.outer.name);
+    const auto possible = check_combination(spec);
+    if (!possible.ok()) FAIL(one.name << ": " << possible.error().message);
+  }
+}
+
+TEST_CASE("every field that a preset sets is a field of run specs") {
+  for (const auto& one : spec_catalogue().presets) {
+    for (const auto& [path, value] : one.fields) {
+      const auto named = [&path = path](const Field& field) { return field.path == path; };
+      const auto fields = run_spec_fields();
+      bool known = std::any_of(fields.begin(), fields.end(), named);
+      for (const auto& parts : spec_catalogue().parts) {
+        known = known || path == parts.section + "." + parts.selector ||
+                std::any_of(parts.parameters.begin(), parts.parameters.end(), named);
+      }
+      INFO(one.name << " sets " << path);
+      CHECK(known);
+    }
+  }
+}
+
+TEST_CASE("presets are listed by name, each once, with its source and when to use it") {
+  const auto all = presets();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (i > 0) CHECK(all[i - 1].name < all[i].name);
+    CHECK_FALSE(all[i].meaning.empty());
+    CHECK_FALSE(all[i].source.empty());
+    CHECK(all[i].when_to_use.back() == '.');
+  }
+  CHECK(find_preset("fedsgd") == nullptr);
+}
+
+TEST_CASE("presets have the settings of their papers") {
+  CHECK(preset("fedavg").outer == Part{"sgd", {{"learning_rate", 1.0}}});
+  CHECK(preset("fedavg").exchange.epochs == 5);
+  CHECK(preset("fedavgm").outer == Part{"momentum", {{"learning_rate", 1.0}, {"momentum", 0.9}}});
+  CHECK(preset("diloco").outer == Part{"nesterov", {{"learning_rate", 0.7}, {"momentum", 0.9}}});
+  CHECK(preset("diloco").exchange.inner_steps == 500);
+  for (const char* name : {"fedadam", "fedyogi"}) {
+    const auto& parameters = preset(name).outer.parameters;
+    CHECK(std::get<double>(parameters.at("beta2")) == 0.99);
+    CHECK(std::get<double>(parameters.at("epsilon")) == 1e-3);
+    CHECK(std::get<double>(parameters.at("initial_accumulator")) == 1e-6);  // τ²
+    CHECK_FALSE(std::get<bool>(parameters.at("bias_correction")));
+  }
+  CHECK(preset("scaffold").objective.control_variates);
+  CHECK(preset("fault-tolerant-fedavg").participation.minimum_completion == 0.5);
+}
