@@ -2,11 +2,14 @@
 
 #include <sqlite3.h>
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
 
 #include "common/os/files.h"
+#include "common/sqlite/checked_vfs.h"
+#include "common/sqlite/commit_witness.h"
 
 namespace skerry::sqlite {
 
@@ -20,6 +23,8 @@ struct DatabaseState {
   std::string path;
   sqlite3* handle = nullptr;
   std::unordered_map<std::string, Cached> cache;  // by SQL
+  bool counts = false;                            // its commits survive a power cut, so they can be counted
+  std::optional<CommitWitness> witness;           // while they are: from migrate() on
 
   ~DatabaseState() {
     for (auto& entry : cache) sqlite3_finalize(entry.second.statement);
@@ -46,6 +51,7 @@ struct DatabaseState {
       case SQLITE_NOTADB:
         return data_loss(std::move(message) + "; restore it from a backup");
       case SQLITE_IOERR:
+        if (code == SQLITE_IOERR_DATA) return data_loss("database " + path + ": " + damaged_page() + "; restore it from a backup");
         // A full disk can also show as a failed write of the journal.
         if (code == SQLITE_IOERR_WRITE && disk_is_full())
           return resource_exhausted(std::move(message) + free_space_note());
@@ -62,6 +68,18 @@ struct DatabaseState {
       default:
         return internal_error(std::move(message));
     }
+  }
+
+  std::string damaged_page() const {
+    std::uint64_t page = 0;
+    sqlite3_file_control(handle, "main", kFileDamagedPage, &page);
+    return "page " + std::to_string(page) + " is damaged or missing, its bytes do not have their checksum";
+  }
+
+  bool has_checksums() const {
+    int checked = 1;
+    sqlite3_file_control(handle, "main", kFileIsChecked, &checked);
+    return checked != 0;
   }
 
   bool disk_is_full() const {
@@ -202,12 +220,15 @@ Result<Database> Database::open(const std::string& path, const OpenOptions& opti
   }
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
               (options.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
-  if (int code = sqlite3_open_v2(path.c_str(), &state->handle, flags, nullptr); code != SQLITE_OK) {
+  if (int code = sqlite3_open_v2(path.c_str(), &state->handle, flags, checked_vfs()); code != SQLITE_OK) {
     return with_context(state->error(code, ""), "cannot open");
   }
   sqlite3_busy_timeout(state->handle, options.busy_timeout_ms);
   Database database(std::move(state));
   if (!options.read_only) {
+    SKERRY_TRY(database.execute("PRAGMA page_size = " + std::to_string(kCheckedPageBytes)));  // of a new one
+    int reserved = kChecksumBytes;
+    sqlite3_file_control(database.state_->handle, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
     SKERRY_TRY(database.execute("PRAGMA journal_mode = WAL"));
     SKERRY_TRY(database.execute("PRAGMA wal_autocheckpoint = " + std::to_string(options.wal_checkpoint_pages)));
     SKERRY_TRY(database.execute(options.synchronous == Synchronous::kFull ? "PRAGMA synchronous = FULL"
@@ -215,6 +236,10 @@ Result<Database> Database::open(const std::string& path, const OpenOptions& opti
   }
   SKERRY_TRY(database.execute("PRAGMA foreign_keys = ON"));
   SKERRY_TRY(database.execute("PRAGMA cache_size = -" + std::to_string(options.cache_kib)));
+  if (!options.read_only && !in_memory && options.synchronous == Synchronous::kFull) {
+    database.state_->counts = true;
+    SKERRY_TRY(database.count_commits(options.accept_lost_commits));
+  }
   return database;
 }
 
@@ -226,21 +251,23 @@ Result<void> Database::execute(const std::string& sql) {
   return {};
 }
 
-Result<Statement> Database::prepare(std::string_view sql) {
+Result<Statement> Database::prepare(std::string_view sql) { return prepare(*state_, sql); }
+
+Result<Statement> Database::prepare(DatabaseState& state, std::string_view sql) {
   std::string key(sql);
-  auto entry = state_->cache.find(key);
-  if (entry != state_->cache.end() && !entry->second.in_use) {
+  auto entry = state.cache.find(key);
+  if (entry != state.cache.end() && !entry->second.in_use) {
     entry->second.in_use = true;
-    return Statement(state_.get(), entry->second.statement);
+    return Statement(&state, entry->second.statement);
   }
   sqlite3_stmt* statement = nullptr;
-  const bool cached = entry == state_->cache.end() && state_->cache.size() < kMostCached;
-  int code = sqlite3_prepare_v3(state_->handle, key.c_str(), static_cast<int>(key.size() + 1),
+  const bool cached = entry == state.cache.end() && state.cache.size() < kMostCached;
+  int code = sqlite3_prepare_v3(state.handle, key.c_str(), static_cast<int>(key.size() + 1),
                                 cached ? SQLITE_PREPARE_PERSISTENT : 0, &statement, nullptr);
-  if (code != SQLITE_OK) return state_->error(code, sql);
-  if (statement == nullptr) return internal_error("database " + state_->path + ": the SQL is empty");
-  if (cached) state_->cache.emplace(sqlite3_sql(statement), DatabaseState::Cached{statement, true});
-  return Statement(state_.get(), statement);
+  if (code != SQLITE_OK) return state.error(code, sql);
+  if (statement == nullptr) return internal_error("database " + state.path + ": the SQL is empty");
+  if (cached) state.cache.emplace(sqlite3_sql(statement), DatabaseState::Cached{statement, true});
+  return Statement(&state, statement);
 }
 
 Result<std::int64_t> Database::finish(Statement& statement) {
@@ -262,12 +289,61 @@ Result<void> Database::migrate(std::span<const char* const> migrations) {
                                ", this program knows versions up to " + std::to_string(migrations.size()) +
                                "; use the newer program that wrote it");
   }
+  SKERRY_TRY(add_checksums());
   for (; version < static_cast<std::int64_t>(migrations.size()); ++version) {
     SKERRY_ASSIGN(Transaction transaction, Transaction::begin(*this));
     SKERRY_TRY(execute(migrations[static_cast<std::size_t>(version)]));
     SKERRY_TRY(execute("PRAGMA user_version = " + std::to_string(version + 1)));
     SKERRY_TRY(transaction.commit());
   }
+  if (!state_->counts || state_->witness) return {};
+  SKERRY_TRY(execute("BEGIN IMMEDIATE;"
+                     "CREATE TABLE commit_counter (one INTEGER PRIMARY KEY CHECK (one = 1), commits INTEGER NOT NULL);"
+                     "INSERT INTO commit_counter VALUES (1, 0);"
+                     "COMMIT"));
+  return count_commits(false);
+}
+
+Result<void> Database::add_checksums() {
+  if (state_->has_checksums()) return {};
+  // What counts its commits was made with checksums.
+  if (path_exists(state_->path + "-commits"))
+    return data_loss("database " + state_->path + ": its header is damaged; restore it from a backup");
+  SKERRY_TRY(execute("VACUUM"));
+  SKERRY_TRY(execute("PRAGMA wal_checkpoint(TRUNCATE)"));
+  if (!state_->has_checksums())
+    return failed_precondition("database " + state_->path +
+                               " cannot be given page checksums while another connection uses it; stop what does");
+  return {};
+}
+
+Result<void> Database::count_commits(bool accept_lost) {
+  bool counted = false;
+  {
+    SKERRY_ASSIGN(Statement table, query("SELECT 1 FROM sqlite_schema WHERE name = 'commit_counter'"));
+    SKERRY_ASSIGN(counted, table.next());
+  }
+  if (!counted && !path_exists(state_->path + "-commits")) return {};  // not migrated yet
+  SKERRY_ASSIGN(CommitWitness witness, CommitWitness::open(state_->path));
+  // The file first: other connections may commit in between.
+  std::uint64_t durable = 0;
+  if (!accept_lost) {
+    SKERRY_ASSIGN(durable, witness.read());
+  }
+  std::uint64_t commits = 0;
+  if (counted) {
+    SKERRY_ASSIGN(Statement row, query("SELECT commits FROM commit_counter"));
+    SKERRY_ASSIGN(const bool present, row.next());
+    if (!present) return data_loss("database " + state_->path + " has lost its count of commits; restore it from a backup");
+    commits = row.uint64(0);
+  }
+  if (commits < durable) {
+    return data_loss("database " + state_->path + " ends at commit " + std::to_string(commits) + ", but commit " +
+                     std::to_string(durable) + " was made: " + state_->path + "-wal is damaged or was removed, or the database is "
+                     "an older copy; restore a backup");
+  }
+  if (accept_lost) SKERRY_TRY(witness.reset(commits));
+  if (counted) state_->witness = std::move(witness);
   return {};
 }
 
@@ -297,8 +373,11 @@ const std::string& Database::path() const { return state_->path; }
 
 Result<Transaction> Transaction::begin(Database& database) {
   SKERRY_TRY(database.run("BEGIN IMMEDIATE"));
-  return Transaction(database.state_.get());
+  return Transaction(database);
 }
+
+Transaction::Transaction(Database& database)
+    : database_(database.state_.get()), changes_(sqlite3_total_changes64(database_->handle)) {}
 
 Transaction::~Transaction() {
   // After some errors SQLite has already rolled back by itself.
@@ -307,11 +386,24 @@ Transaction::~Transaction() {
   }
 }
 
+Result<std::uint64_t> Transaction::count() {
+  SKERRY_ASSIGN(Statement row, Database::prepare(*database_, "UPDATE commit_counter SET commits = commits + 1 RETURNING commits"));
+  SKERRY_ASSIGN(const bool present, row.next());
+  const std::uint64_t number = present ? row.uint64(0) : 0;
+  if (present) SKERRY_TRY(row.next());  // runs the statement to its end
+  return number;
+}
+
 Result<void> Transaction::commit() {
   DatabaseState* database = database_;
+  std::uint64_t number = 0;
+  if (database->witness && sqlite3_total_changes64(database->handle) != changes_) {
+    SKERRY_ASSIGN(number, count());
+  }
   int code = sqlite3_exec(database->handle, "COMMIT", nullptr, nullptr, nullptr);
   if (code != SQLITE_OK) return database->error(code, "COMMIT");  // the destructor rolls back
   database_ = nullptr;
+  if (number != 0) (void)database->witness->write(number).ok();  // one that cannot be written stays behind
   return {};
 }
 

@@ -41,6 +41,7 @@ struct OpenOptions {
   int busy_timeout_ms = 5000;
   int wal_checkpoint_pages = 2000;  ///< the WAL is folded back into the database when it is this long
   int cache_kib = 2048;             ///< page cache of this connection
+  bool accept_lost_commits = false; ///< take the database as it is, an older copy for example, and count on from there
 };
 
 /// Binds as a BLOB what a std::string or string_view would bind as TEXT.
@@ -104,6 +105,9 @@ class Statement {
 class Database {
  public:
   /// Opens or creates the database at `path` (0600) in WAL mode, with foreign keys enforced.
+  ///
+  /// Every page carries a checksum: whatever reads a damaged one fails with DATA_LOSS naming the page. Transactions of a
+  /// migrated database with kFull are counted, in it and in the file `<path>-commits`: DATA_LOSS here if it has lost any.
   static Result<Database> open(const std::string& path, const OpenOptions& options = {});
 
   /// A private database in memory, for tests and simulations.
@@ -138,7 +142,8 @@ class Database {
   std::int64_t last_insert_id() const;
 
   /// Brings the schema up to date: `migrations[i]` leads from user_version i to i + 1, each in a transaction of its
-  /// own. FAILED_PRECONDITION if the database is newer than `migrations` (a newer Skerry wrote it), with both numbers.
+  /// own. FAILED_PRECONDITION if the database is newer than `migrations` (a newer Skerry wrote it), with both numbers. A
+  /// database without page checksums (an older Skerry wrote it) is given them; nobody else may use it meanwhile.
   Result<void> migrate(std::span<const char* const> migrations);
 
   /// The file's page-level consistency by SQLite's own check; DATA_LOSS with its findings. Flipped payload bits do not
@@ -155,8 +160,11 @@ class Database {
 
  private:
   friend class Transaction;
+  static Result<Statement> prepare(DatabaseState& state, std::string_view sql);
   explicit Database(std::unique_ptr<DatabaseState> state);
   Result<std::int64_t> finish(Statement& statement);
+  Result<void> add_checksums();
+  Result<void> count_commits(bool accept_lost);
 
   std::unique_ptr<DatabaseState> state_;
 };
@@ -168,7 +176,8 @@ class Transaction {
   /// Takes the write lock at once (BEGIN IMMEDIATE), so that a later statement cannot fail for a lock.
   static Result<Transaction> begin(Database& database);
 
-  Transaction(Transaction&& other) noexcept : database_(std::exchange(other.database_, nullptr)) {}
+  Transaction(Transaction&& other) noexcept
+      : database_(std::exchange(other.database_, nullptr)), changes_(other.changes_) {}
   Transaction& operator=(Transaction&&) = delete;
   ~Transaction();
 
@@ -176,8 +185,11 @@ class Transaction {
   Result<void> commit();
 
  private:
-  explicit Transaction(DatabaseState* database) : database_(database) {}
+  explicit Transaction(Database& database);
+  Result<std::uint64_t> count();
+
   DatabaseState* database_;
+  std::int64_t changes_ = 0;  ///< of the connection when it began
 };
 
 }  // namespace skerry::sqlite

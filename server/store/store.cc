@@ -9,6 +9,9 @@
 namespace skerry::server {
 namespace {
 
+const std::string kIfRestored =
+    "; if this home was restored from a backup, start once with --restored, else restore a newer backup";
+
 std::string database_path(const std::string& home) { return join_path(home, "skerry.db"); }
 
 std::uint64_t to_number(const std::string& text) {
@@ -25,18 +28,16 @@ std::string next_epoch(const std::string& previous, Random& random) {
 
 /// Compares what is in the database with what was acknowledged last.
 Result<void> check_against_anchor(sqlite::Database& database, const ChainHead& head, const ChainHead& acknowledged) {
-  const std::string advice =
-      "; if this home was restored from a backup, start once with --restored, else restore a newer backup";
   if (acknowledged.sequence > head.sequence) {
     return data_loss("skerry.db ends at receipt " + std::to_string(head.sequence) + ", but receipt " +
-                     std::to_string(acknowledged.sequence) + " was acknowledged: the newest rows are lost" + advice);
+                     std::to_string(acknowledged.sequence) + " was acknowledged: the newest rows are lost" + kIfRestored);
   }
   if (acknowledged.sequence == 0) return {};
   SKERRY_ASSIGN(auto row, database.query("SELECT hash FROM receipts WHERE sequence = ?", acknowledged.sequence));
   SKERRY_ASSIGN(bool found, row.next());
   if (!found || row.blob_view(0) != acknowledged.hash) {
     return data_loss("receipt " + std::to_string(acknowledged.sequence) +
-                     " in skerry.db is not the one that was acknowledged" + advice);
+                     " in skerry.db is not the one that was acknowledged" + kIfRestored);
   }
   return {};
 }
@@ -54,7 +55,14 @@ Result<Store> Store::open(const std::string& home, Random& random, const StoreOp
   const bool fresh = !path_exists(database_path(home));
   sqlite::OpenOptions database_options;
   database_options.synchronous = options.synchronous;
-  SKERRY_ASSIGN(auto database, sqlite::Database::open(database_path(home), database_options));
+  database_options.accept_lost_commits = options.restored;
+  auto opened = sqlite::Database::open(database_path(home), database_options);
+  if (!opened.ok()) {
+    Error error = std::move(opened).error();
+    if (error.code == Code::kDataLoss) error.message += kIfRestored;
+    return error;
+  }
+  sqlite::Database database = *std::move(opened);
   SKERRY_TRY(database.migrate(kMigrations));
   SKERRY_ASSIGN(std::string epoch, read_meta(database, "epoch"));
   // A process that ended before its first commit leaves a database without an epoch: that is as good as a new one.
@@ -71,6 +79,10 @@ Result<Store> Store::open(const std::string& home, Random& random, const StoreOp
   SKERRY_TRY(check_versions(database, checkpoint_sequence, false));
   SKERRY_TRY(check_accepted(database));
 
+  if (epoch.empty() && !options.restored) {
+    SKERRY_ASSIGN(ChainHead acknowledged, anchor.read());
+    SKERRY_TRY(check_against_anchor(database, head, acknowledged));
+  }
   if (options.restored || epoch.empty()) {
     const std::string previous = epoch;
     epoch = next_epoch(previous, random);

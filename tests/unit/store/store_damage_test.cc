@@ -53,9 +53,34 @@ TEST_CASE("a chain that was rewritten as a whole is not the one that was acknowl
   other.commit(batch);
   other.close();
   auto forged = read_file(other.dir / "skerry.db", 1 << 24);
-  for (const char* log : {"skerry.db-wal", "skerry.db-shm"}) REQUIRE(remove_file(world.dir / log).ok());
+  for (const char* log : {"skerry.db-wal", "skerry.db-shm", "skerry.db-commits"}) REQUIRE(remove_file(world.dir / log).ok());
   REQUIRE(write_file_atomic(world.dir / "skerry.db", *forged).ok());
   refuses_to_open(world, "receipt 5 in skerry.db is not the one that was acknowledged");
+}
+
+TEST_CASE("a database that lost all it held is not taken for a new one") {
+  StoreFixture world;
+  exchange(world, 1);
+  world.close();
+  for (const char* log : {"skerry.db-wal", "skerry.db-shm"}) REQUIRE(remove_file(world.dir / log).ok());
+  SECTION("its count of commits is there") {}
+  SECTION("its chain's head is there") { REQUIRE(remove_file(world.dir / "skerry.db-commits").ok()); }
+  REQUIRE(File::open(world.dir / "skerry.db", OpenMode::kCreateOrEmpty).ok());
+  refuses_to_open(world, "--restored");
+}
+
+TEST_CASE("a commit without a receipt is missed when the log loses it") {
+  StoreFixture world;
+  exchange(world, 1);
+  const std::string file = *read_file(world.dir / "skerry.db", 1 << 24);
+  const std::string log = *read_file(world.dir / "skerry.db-wal", 1 << 24);
+  Batch batch;
+  batch.machine_rows("r-1", {{"core", "the newest"}});
+  world.commit(batch);
+  world.close();
+  REQUIRE(write_file_atomic(world.dir / "skerry.db", file).ok());
+  REQUIRE(write_file_atomic(world.dir / "skerry.db-wal", log).ok());
+  refuses_to_open(world, "was made");
 }
 
 TEST_CASE("an altered decision is found and the task named") {
@@ -139,7 +164,7 @@ TEST_CASE("a restored backup is refused until somebody says so, and then begins 
   REQUIRE(world.store->database().backup_to(world.dir / "backup.db").ok());
   exchange(world, 2);
   world.close();
-  for (const char* log : {"skerry.db-wal", "skerry.db-shm"}) REQUIRE(remove_file(world.dir / log).ok());
+  for (const char* log : {"skerry.db-wal", "skerry.db-shm", "skerry.db-commits"}) REQUIRE(remove_file(world.dir / log).ok());
   REQUIRE(rename_durable(world.dir / "backup.db", world.dir / "skerry.db").ok());
   refuses_to_open(world, "--restored");
   StoreOptions restored;
