@@ -75,8 +75,9 @@ typedef struct skerry_plugin {
   int (*describe)(const skerry_answer* answer);
 
   /* Makes a rule from {"name", "parameters": {…}}, every parameter given. Answers {"needs": {"individual_updates", "linear",
-   * "all_clients", "tensors", "rebased", "nodes", "metrics", "minimum_updates", "maximum_updates"}, "state_vectors": [names]};
-   * what is left out is false, empty or unlimited. `*rule` is given back to free_rule. */
+   * "all_clients", "tensors", "rebased", "partial_updates", "nodes", "metrics", "minimum_updates", "because",
+   * "maximum_updates"}, "state_vectors": [names]}; what is left out is false, empty or unlimited. `*rule` is given back to
+   * free_rule. */
   int (*make)(skerry_text part, void** rule, const skerry_answer* answer);
 
   /* The next pass over a cohort, given the tables of the statistics passes so far:

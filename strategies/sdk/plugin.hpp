@@ -5,9 +5,8 @@
 //
 //   Result<Rule> clipped_mean(const Part& part) { … return rule; }
 //
-//   SKERRY_PLUGIN("my-rules", "1.0.0", {
-//     {.info = {"clipped_mean", "mean of updates that are no longer than a bound", {{.name = "bound", …}}}, .make = clipped_mean},
-//   })
+//   SKERRY_PLUGIN("my-rules", "1.0.0",
+//                 {{{"clipped_mean", "mean of updates that are no longer than a bound", {{.name = "bound", …}}}, clipped_mean}})
 //
 // Header-only: needs C++20, nlohmann_json and nothing else of Skerry's but headers. docs/strategies.md, "Your own rule".
 #pragma once
@@ -81,9 +80,11 @@ inline nlohmann::json to_json(const Needs& needs) {
           {"all_clients", needs.all_clients},
           {"tensors", needs.tensors},
           {"rebased", needs.rebased},
+          {"partial_updates", needs.partial_updates},
           {"nodes", needs.nodes},
           {"metrics", needs.metrics},
           {"minimum_updates", needs.minimum_updates},
+          {"because", needs.because},
           {"maximum_updates", needs.maximum_updates}};
 }
 
