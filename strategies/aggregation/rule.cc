@@ -2,6 +2,12 @@
 
 #include <cmath>
 
+#include "strategies/aggregation/clipping.h"
+#include "strategies/aggregation/coordinates.h"
+#include "strategies/aggregation/directions.h"
+#include "strategies/aggregation/geometric_median.h"
+#include "strategies/aggregation/krum.h"
+#include "strategies/aggregation/qffl.h"
 #include "strategies/aggregation/rule_catalogue.h"
 #include "strategies/aggregation/weighted_mean.h"
 
@@ -10,7 +16,12 @@ namespace {
 
 // In the order of the documentation.
 const std::vector<RuleEntry>& entries() {
-  static const std::vector<RuleEntry> all = {weighted_mean_entry(), normalised_mean_entry(), module_mean_entry()};
+  static const std::vector<RuleEntry> all = {
+      weighted_mean_entry(), normalised_mean_entry(),   module_mean_entry(),        median_entry(),
+      trimmed_mean_entry(),  krum_entry(),              multi_krum_entry(),         bulyan_entry(),
+      geometric_median_entry(), centered_clipping_entry(), norm_bound_entry(),      fltrust_entry(),
+      radial_directional_entry(), qffl_entry(),         sign_majority_entry(),
+  };
   return all;
 }
 
