@@ -147,8 +147,10 @@ class TorchEngine final : public Engine {
       // Detached views are leaves of the graph that share the one buffer; their gradients likewise, so that a backward
       // pass adds into the flat vector.
       at::Tensor leaf = parameters_.narrow(0, offset, elements).view(shape).detach();
-      leaf.requires_grad_(true);
-      leaf.mutable_grad() = gradient.narrow(0, offset, elements).view(shape).detach();
+      if (layout.fragments[tensor.fragment].role != FragmentRole::kFrozen) {
+        leaf.requires_grad_(true);
+        leaf.mutable_grad() = gradient.narrow(0, offset, elements).view(shape).detach();
+      }
       tensors.emplace(tensor.name, std::move(leaf));
     }
     return {gradient, make_forward(model, tensors)};
@@ -288,11 +290,17 @@ Result<std::uint64_t> check_fit(const json& model, const ExampleShape& examples)
 }  // namespace
 
 std::vector<std::uint64_t> fragment_offsets(const ModelLayout& layout) {
-  std::vector<std::uint64_t> offsets;
+  std::vector<std::uint64_t> offsets(layout.fragments.size());
   std::uint64_t at = 0;
-  for (const FragmentLayout& fragment : layout.fragments) {
-    offsets.push_back(at);
-    at += fragment.elements;
+  for (const FragmentRole role : {FragmentRole::kExchanged, FragmentRole::kPersonal, FragmentRole::kFrozen}) {
+    for (std::size_t i = 0; i < offsets.size(); ++i) {
+      if (layout.fragments[i].role != role) continue;
+      offsets[i] = at;
+      at += layout.fragments[i].elements;
+    }
+  }
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    if (layout.fragments[i].role == FragmentRole::kControl) offsets[i] = offsets[layout.fragments[i].twin];
   }
   return offsets;
 }

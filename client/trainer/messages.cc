@@ -114,6 +114,7 @@ Result<Request> parse_train(const json& object) {
   }
   SKERRY_ASSIGN(train.seed, count_member(object, "seed", kAnyCount, 0));
   SKERRY_ASSIGN(train.first_step, count_member(object, "first_step", kAnyCount / 2, 0));
+  SKERRY_ASSIGN(train.counted, text_member(object, "counted", ""));
   SKERRY_ASSIGN(train.progress_ms, count_member(object, "progress_ms", 86'400'000, 0));
   SKERRY_ASSIGN(train.checkpoint, flag_member(object, "checkpoint", true));
   if (const auto it = object.find("emit"); it != object.end()) {

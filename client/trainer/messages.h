@@ -57,6 +57,7 @@ struct TrainRequest {
   double epochs = 0;
   std::uint64_t seed = 0;
   std::uint64_t first_step = 0;
+  std::string counted;            ///< the run's latest train task whose update is part of a model; empty: none
   std::uint64_t progress_ms = 0;  ///< 0: no progress lines
   bool checkpoint = true;
   std::vector<EmitPlan> emit;

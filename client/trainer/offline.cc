@@ -68,6 +68,7 @@ Result<std::string> generate_offline(const std::vector<std::string_view>& argume
                                                 std::nullopt, threads));
   const std::vector<std::uint64_t> offsets = fragment_offsets(layout);
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
+    if (layout.fragments[i].role == FragmentRole::kControl) continue;
     const std::string& fragment = layout.fragments[i].name;
     SKERRY_ASSIGN(const FragmentFile file,
                   FragmentFile::open(join_path(directory, fragment + ".safetensors"), layout, fragment));

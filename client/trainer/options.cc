@@ -1,6 +1,8 @@
 #include "client/trainer/options.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -69,10 +71,32 @@ Result<ScheduleOptions> parse_schedule(const json& object) {
   return options;
 }
 
+// `steps` and `epochs` are repeated by every task.
+constexpr std::string_view kMembers[] = {
+    "batch",         "beta1",         "beta2",          "clip_norm",    "control_variates", "epochs",
+    "epsilon",       "final_fraction", "learning_rate", "loss",         "momentum",         "nesterov",
+    "optimizer",     "optimizer_state", "proximal",     "schedule",     "schedule_steps",   "start_loss",
+    "steps",         "warmup_steps",  "weight_decay"};
+
+Result<ObjectiveOptions> parse_objective(const json& object, const OptimizerOptions& optimizer) {
+  ObjectiveOptions options;
+  SKERRY_ASSIGN(options.proximal, number_member(object, "proximal", 0, 1e30, 0));
+  SKERRY_ASSIGN(options.control_variates, flag_member(object, "control_variates", false));
+  SKERRY_ASSIGN(options.start_loss, flag_member(object, "start_loss", false));
+  if (options.control_variates && (optimizer.kind != OptimizerKind::kSgd || optimizer.momentum != 0))
+    return invalid_argument("member \"control_variates\" is true, which needs \"optimizer\" sgd with \"momentum\" 0");
+  return options;
+}
+
 Result<TrainingOptions> parse_object(const json& object) {
+  for (const auto& member : object.items()) {
+    if (std::find(std::begin(kMembers), std::end(kMembers), member.key()) == std::end(kMembers))
+      return invalid_argument("member \"" + member.key().substr(0, 60) + "\" is not known to this trainer");
+  }
   TrainingOptions options;
   SKERRY_ASSIGN(options.optimizer, parse_optimizer(object));
   SKERRY_ASSIGN(options.schedule, parse_schedule(object));
+  SKERRY_ASSIGN(options.objective, parse_objective(object, options.optimizer));
   SKERRY_ASSIGN(options.clip_norm, number_member(object, "clip_norm", 0, 1e12, 0));
   SKERRY_ASSIGN(options.batch, count_member(object, "batch", 1 << 20, 32));
   if (options.batch == 0) return invalid_argument("member \"batch\" is 0, must be 1 … 1048576");

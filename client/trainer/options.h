@@ -32,17 +32,25 @@ struct ScheduleOptions {
   double final_fraction = 0;  ///< of the peak, in [0, 1]
 };
 
+struct ObjectiveOptions {
+  double proximal = 0;            ///< FedProx's μ; 0: off
+  bool control_variates = false;  ///< SCAFFOLD; needs sgd without momentum
+  bool start_loss = false;        ///< measure the training split before the first step
+};
+
 struct TrainingOptions {
   OptimizerOptions optimizer;
   ScheduleOptions schedule;
+  ObjectiveOptions objective;
   double clip_norm = 0;          ///< global L2 norm of the gradient; 0: off
   std::uint64_t batch = 32;      ///< examples a step, 1 … 1,048,576
   std::optional<LossKind> loss;  ///< none: by the model and the data
   bool keep_optimizer_state = true;
 };
 
-/// Reads a training section; members left out have the defaults of docs/trainer-protocol.md, unknown ones are ignored.
-/// INVALID_ARGUMENT "training: …" naming the member, its value and what is allowed.
+/// Reads a training section; members left out have the defaults of docs/trainer-protocol.md.
+/// INVALID_ARGUMENT "training: …" naming the member, its value and what is allowed; also for an unknown one, because it may
+/// change what is to be learned.
 Result<TrainingOptions> parse_training(std::string_view section);
 
 /// The rate of step `step`, counted from 0 over the whole run: the warm-up rises as (step + 1) / warmup_steps of the

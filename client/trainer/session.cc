@@ -20,6 +20,7 @@ using nlohmann::json;
 
 constexpr const char* kBoundary = "state.safetensors";  // the end of the latest task
 constexpr const char* kMiddle = "task.safetensors";     // the middle of a task
+constexpr const char* kFrozen = "frozen";               // the fragment, docs/model-layout.md
 
 void log(const std::string& sentence) { std::fprintf(stderr, "skerry-trainer: %s\n", sentence.c_str()); }
 
@@ -29,6 +30,17 @@ std::uint64_t context_of(const json& model) {
 }
 
 }  // namespace
+
+static Error lacks_frozen() {
+  return failed_precondition("the frozen tensors were never read; name fragment \"frozen\" in the first task after open");
+}
+
+Result<void> Session::read_frozen(const std::map<std::string, FragmentSource>& read) {
+  if (const auto frozen = read.find(kFrozen); frozen != read.end())
+    SKERRY_TRY(open_->state->read_fragment(kFrozen, frozen->second.path));
+  if (open_->state->lacks_frozen()) return lacks_frozen();
+  return {};
+}
 
 Error Session::not_open() { return failed_precondition("no run is open; send an open line first"); }
 
@@ -141,47 +153,57 @@ std::string Session::state_path(const char* name) const { return join_path(open_
 template <typename Body>
 Result<void> Session::with_fragments(const std::map<std::string, FragmentSource>& read, const Body& body) {
   if (!open_) return not_open();
+  if (open_->state->lacks_frozen() && read.count(kFrozen) == 0) return lacks_frozen();
   std::vector<std::pair<std::span<float>, std::vector<float>>> own;
   Result<void> result;
   borrowed_ = true;
   for (const auto& [fragment, source] : read) {
     const auto values = open_->state->fragment(fragment);
     if (values.ok()) own.emplace_back(*values, std::vector<float>(values->begin(), values->end()));
-    result = open_->state->read_fragment(fragment, source.path);
+    result = open_->state->borrow_fragment(fragment, source.path);
     if (!result.ok()) break;
   }
   if (result.ok()) result = body();
   for (const auto& [values, kept] : own) std::copy(kept.begin(), kept.end(), values.begin());
   borrowed_ = false;
-  if (std::exchange(checkpoint_asked_, false)) {
-    if (auto written = handle_checkpoint(); !written.ok()) channel_.send(error_line("", written.error(), false));
-  }
+  if (auto written = answer_checkpoint(); !written.ok()) channel_.send(error_line("", written.error(), false));
   return result;
+}
+
+Result<Measurement> Session::measure_split(const std::string& task, const std::string& split) {
+  SKERRY_ASSIGN(const std::uint64_t examples, open_->data->examples(split));
+  if (examples == 0) return Error(failed_precondition("split \"" + split + "\" has no examples"));
+  const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
+  const std::uint64_t piece = text ? std::min<std::uint64_t>(open_->training.batch, 64) : 128;
+  Measurement sum;
+  Batch batch;
+  std::vector<std::uint64_t> numbers;
+  for (std::uint64_t first = 0; first < examples; first += piece) {
+    SKERRY_TRY(attend(task, false));
+    numbers.clear();
+    for (std::uint64_t i = first; i < std::min(first + piece, examples); ++i) numbers.push_back(i);
+    SKERRY_TRY(open_->data->fill(split, numbers, 0, batch));
+    SKERRY_ASSIGN(const Measurement measured, open_->engine->measure(batch));
+    sum.loss_sum += measured.loss_sum;
+    sum.correct += measured.correct;
+    sum.counted += measured.counted;
+  }
+  if (!std::isfinite(sum.loss_sum)) return Error(failed_precondition("the loss is not finite"));
+  return sum;
+}
+
+Result<void> Session::answer_checkpoint() {
+  if (!std::exchange(checkpoint_asked_, false)) return {};
+  return handle_checkpoint();
 }
 
 Result<void> Session::handle_evaluate(const EvaluateRequest& request) {
   return with_fragments(request.read, [&]() -> Result<void> {
-    SKERRY_ASSIGN(const std::uint64_t examples, open_->data->examples(request.split));
-    if (examples == 0) return Error(failed_precondition("split \"" + request.split + "\" has no examples"));
+    SKERRY_ASSIGN(const Measurement sum, measure_split(request.task, request.split));
     const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
-    const std::uint64_t piece = text ? std::min<std::uint64_t>(open_->training.batch, 64) : 128;
-    Measurement sum;
-    Batch batch;
-    std::vector<std::uint64_t> numbers;
-    for (std::uint64_t first = 0; first < examples; first += piece) {
-      SKERRY_TRY(attend(request.task, false));
-      numbers.clear();
-      for (std::uint64_t i = first; i < std::min(first + piece, examples); ++i) numbers.push_back(i);
-      SKERRY_TRY(open_->data->fill(request.split, numbers, 0, batch));
-      SKERRY_ASSIGN(const Measurement measured, open_->engine->measure(batch));
-      sum.loss_sum += measured.loss_sum;
-      sum.correct += measured.correct;
-      sum.counted += measured.counted;
-    }
-    Outcome outcome;
-    outcome.examples = examples;
     const double loss = sum.loss_sum / static_cast<double>(sum.counted);
-    if (!std::isfinite(loss)) return Error(failed_precondition("the loss is not finite"));
+    Outcome outcome;
+    SKERRY_ASSIGN(outcome.examples, open_->data->examples(request.split));
     outcome.metrics["loss"] = loss;
     if (open_->data->shape().classes != 0) {
       outcome.metrics["accuracy"] = static_cast<double>(sum.correct) / static_cast<double>(sum.counted);

@@ -73,6 +73,8 @@ class Session {
   Result<void> keep_merge(const MergeRequest& request);
 
   Result<void> check_train(const TrainRequest& request, std::uint64_t steps) const;
+  /// Takes the frozen tensors where `read` names them; FAILED_PRECONDITION where they are still missing then.
+  Result<void> read_frozen(const std::map<std::string, FragmentSource>& read);
   /// The first tensors and counters of a task: read from its files, or from the checkpoint in its middle.
   Result<void> begin(Training& training, const std::optional<TaskProgress>& begun);
   Result<void> repeat_finished(const TrainRequest& request, const TaskProgress& finished);
@@ -86,6 +88,9 @@ class Session {
   void report_progress(Training& training);
   Result<void> finish(Training& training);
 
+  /// Loss and hits over a whole split.
+  Result<Measurement> measure_split(const std::string& task, const std::string& split);
+
   /// Runs `body` with the fragments of `read` in place of the trainer's own, and puts these back.
   template <typename Body>
   Result<void> with_fragments(const std::map<std::string, FragmentSource>& read, const Body& body);
@@ -93,6 +98,8 @@ class Session {
   /// Answers what has come in the meantime; `wait`: waits for one line first. An error (CANCELLED, with stopped_ saying
   /// why) where the task must stop.
   Result<void> attend(const std::string& task, bool wait);
+  /// Writes the checkpoint that was asked for while none could be written, if one was.
+  Result<void> answer_checkpoint();
 
   static Error not_open();
 

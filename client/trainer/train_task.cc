@@ -40,20 +40,29 @@ struct Session::Training {
 };
 
 Result<void> Session::check_train(const TrainRequest& request, std::uint64_t steps) const {
-  const auto known = [&](const std::string& fragment) -> Result<void> {
-    if (open_->layout.find_fragment(fragment) != nullptr) return {};
+  const auto known = [&](const std::string& fragment) -> Result<FragmentRole> {
+    if (const FragmentLayout* found = open_->layout.find_fragment(fragment); found != nullptr) return found->role;
     return not_found("the model has no fragment \"" + fragment + "\"");
   };
-  for (const auto& [fragment, path] : request.write) SKERRY_TRY(known(fragment));
+  const auto exchanged = [&](const std::string& fragment) -> Result<void> {
+    SKERRY_ASSIGN(const FragmentRole role, known(fragment));
+    if (role == FragmentRole::kExchanged && !open_->training.objective.control_variates) return {};
+    return invalid_argument("fragment \"" + fragment + "\" cannot be emitted and merged: " +
+                            (role == FragmentRole::kExchanged ? "control variates need whole tasks" : "it is not exchanged"));
+  };
+  for (const auto& [fragment, path] : request.write) {
+    SKERRY_ASSIGN(const FragmentRole role, known(fragment));
+    if (role == FragmentRole::kFrozen) return invalid_argument("fragment \"" + fragment + "\" is frozen, it is not written");
+  }
   for (const EmitPlan& emit : request.emit) {
-    SKERRY_TRY(known(emit.fragment));
+    SKERRY_TRY(exchanged(emit.fragment));
     if (emit.at_step > steps) {
       return invalid_argument("emit of \"" + emit.fragment + "\" at step " + std::to_string(emit.at_step) +
                               " of a task of " + std::to_string(steps));
     }
   }
   for (const MergePlan& merge : request.merge) {
-    SKERRY_TRY(known(merge.fragment));
+    SKERRY_TRY(exchanged(merge.fragment));
     if (merge.at_step > steps) {
       return invalid_argument("merge of \"" + merge.fragment + "\" at step " + std::to_string(merge.at_step) +
                               " of a task of " + std::to_string(steps));
@@ -73,6 +82,7 @@ Result<void> Session::handle_train(const TrainRequest& request) {
   const std::uint64_t examples = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(wanted));
   const std::uint64_t steps = (examples + batch - 1) / batch;
   SKERRY_TRY(check_train(request, steps));
+  SKERRY_TRY(read_frozen(request.read));
 
   const std::string key = task_key(request);
   const auto finished = std::exchange(open_->finished, std::nullopt);
@@ -92,6 +102,7 @@ Result<void> Session::handle_train(const TrainRequest& request) {
     training_ = nullptr;
   }
   if (!result.ok()) open_->state->restore(open_->before);
+  if (auto written = answer_checkpoint(); result.ok()) result = std::move(written);
   // Once the task has ended in any way, a checkpoint of its middle is of no use; if the daemon has gone, it is.
   if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_file(state_path(kMiddle)));
   return result;
@@ -108,11 +119,20 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
     }
     return {};
   }
+  open_->state->begin_task(request.counted);
   for (const auto& [fragment, source] : request.read) {
+    const FragmentLayout* known = open_->layout.find_fragment(fragment);
+    if (known != nullptr && known->role == FragmentRole::kFrozen) continue;  // read already
     SKERRY_TRY(open_->state->read_fragment(fragment, source.path));
     arrived_.erase(fragment);
   }
   if (!open_->training.keep_optimizer_state) open_->state->reset_optimizer();
+  if (!open_->training.objective.start_loss) return {};
+  borrowed_ = true;  // a checkpoint now would have the task's tensors without its begin
+  const auto measured = measure_split(request.task, kSplit);
+  borrowed_ = false;
+  if (!measured.ok()) return measured.error();
+  training.progress.outcome.metrics["start_loss"] = measured->loss_sum / static_cast<double>(measured->counted);
   return {};
 }
 
@@ -127,6 +147,7 @@ Result<void> Session::repeat_finished(const TrainRequest& request, const TaskPro
 }
 
 Result<void> Session::train(Training& training) {
+  SKERRY_TRY(answer_checkpoint());
   SKERRY_TRY(merge_fragments(training));  // those at step 0, or at the step where a killed process stood
   while (training.progress.step < training.steps) {
     SKERRY_TRY(attend(training.request.task, false));
@@ -222,6 +243,7 @@ void Session::report_progress(Training& training) {
 
 Result<void> Session::finish(Training& training) {
   TaskProgress& progress = training.progress;
+  open_->state->end_task(training.request.task);
   for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(open_->state->write_fragment(fragment, path));
   progress.outcome.metrics["train_loss"] = progress.loss_sum / static_cast<double>(progress.outcome.examples);
   if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));

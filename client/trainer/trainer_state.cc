@@ -68,19 +68,31 @@ std::string task_key(const TrainRequest& request) {
 
 Result<TrainerState> TrainerState::make(Engine& engine, const ModelLayout& layout, const TrainingOptions& options,
                                         std::uint64_t seed) {
+  const bool controlled = options.objective.control_variates;
+  if (controlled != std::any_of(layout.fragments.begin(), layout.fragments.end(),
+                                [](const FragmentLayout& one) { return one.role == FragmentRole::kControl; })) {
+    return invalid_argument("training.control_variates and model.control differ");
+  }
   TrainerState state(engine, layout, options);
   state.offsets_ = fragment_offsets(layout);
   const bool adam = options.optimizer.kind != OptimizerKind::kSgd;
   state.fingerprint_ = hex(stream_of_name(describe_layout(layout))) + (adam                              ? " adam"
                                                                        : options.optimizer.momentum != 0 ? " momentum"
                                                                                                          : " sgd");
+  if (options.objective.proximal > 0) state.fingerprint_ += " proximal";
+  if (controlled) state.fingerprint_ += " control";
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
     const FragmentLayout& fragment = layout.fragments[i];
     SKERRY_ASSIGN(state.headers_[fragment.name], fragment_header(layout, fragment.name));
+    if (fragment.role == FragmentRole::kControl) continue;  // no part of the model
+    if (fragment.role == FragmentRole::kExchanged) state.exchanged_ += fragment.elements;
+    if (fragment.role != FragmentRole::kFrozen) state.trained_ += fragment.elements;
+    state.lacks_frozen_ = state.lacks_frozen_ || fragment.role == FragmentRole::kFrozen;
     SKERRY_TRY(initialise_fragment(layout, fragment.name, seed, 0,
                                    engine.parameters().subspan(state.offsets_[i], fragment.elements)));
   }
   state.reset_optimizer();
+  state.objective_ = fresh_objective(options.objective, state.exchanged_);
   return state;
 }
 
@@ -88,20 +100,38 @@ Result<std::span<float>> TrainerState::fragment(const std::string& name) {
   std::string known;
   for (std::size_t i = 0; i < layout_->fragments.size(); ++i) {
     const FragmentLayout& candidate = layout_->fragments[i];
-    if (candidate.name == name) return engine_->parameters().subspan(offsets_[i], candidate.elements);
+    const std::span<float> home =
+        candidate.role == FragmentRole::kControl ? std::span<float>(objective_.control) : engine_->parameters();
+    if (candidate.name == name) return home.subspan(offsets_[i], candidate.elements);
     known += (known.empty() ? "" : ", ") + candidate.name;
   }
   return not_found("the model has no fragment \"" + name + "\", it has " + known);
 }
 
-Result<void> TrainerState::read_fragment(const std::string& name, const std::string& path) {
+Result<void> TrainerState::borrow_fragment(const std::string& name, const std::string& path) {
   SKERRY_ASSIGN(const std::span<float> values, fragment(name));
+  if (layout_->find_fragment(name)->role == FragmentRole::kPersonal) {
+    return invalid_argument("fragment \"" + name + "\" is personal; a trainer reads none but its own");
+  }
   if (!read_own_file(path, headers_.at(name), values)) {
     SKERRY_ASSIGN(const FragmentFile file, FragmentFile::open(path, *layout_, name));
     SKERRY_TRY(file.read(0, values));
   }
   if (!all_finite(values)) {
     return invalid_argument(path + ": fragment \"" + name + "\" holds a value that is not finite");
+  }
+  return {};
+}
+
+Result<void> TrainerState::read_fragment(const std::string& name, const std::string& path) {
+  SKERRY_ASSIGN(const std::span<float> values, fragment(name));
+  const FragmentRole role = layout_->find_fragment(name)->role;
+  if (role == FragmentRole::kFrozen) lacks_frozen_ = true;  // what a failed read leaves is worth nothing
+  SKERRY_TRY(borrow_fragment(name, path));
+  if (role == FragmentRole::kFrozen) lacks_frozen_ = false;
+  if (role == FragmentRole::kExchanged && !objective_.received.empty()) {
+    const auto offset = values.data() - engine_->parameters().data();
+    std::copy(values.begin(), values.end(), objective_.received.begin() + offset);
   }
   return {};
 }
@@ -147,15 +177,20 @@ Result<void> TrainerState::merge_fragment(const MergePlan& plan, const std::stri
 }
 
 void TrainerState::step(double learning_rate) {
-  if (options_.clip_norm > 0) clip_to_norm(engine_->gradient(), options_.clip_norm);
-  optimizer_step(options_.optimizer, learning_rate, engine_->gradient(), engine_->parameters(), optimizer_);
+  const std::span<float> gradient = engine_->gradient().first(trained_);
+  const std::span<float> parameters = engine_->parameters().first(trained_);
+  add_objective(options_.objective, objective_, parameters.first(exchanged_), gradient.first(exchanged_));
+  if (options_.clip_norm > 0) clip_to_norm(gradient, options_.clip_norm);
+  optimizer_step(options_.optimizer, learning_rate, gradient, parameters, optimizer_);
+  objective_.rates += learning_rate;
   ++total_steps_;
 }
 
 void TrainerState::save(Saved& saved) const {
-  const std::span<const float> parameters = engine_->parameters();
+  const std::span<const float> parameters = engine_->parameters().first(trained_);
   saved.parameters.assign(parameters.begin(), parameters.end());
   saved.optimizer = optimizer_;
+  saved.objective = objective_;
   saved.emitted = emitted_;
   saved.total_steps = total_steps_;
 }
@@ -163,6 +198,7 @@ void TrainerState::save(Saved& saved) const {
 void TrainerState::restore(const Saved& saved) {
   std::copy(saved.parameters.begin(), saved.parameters.end(), engine_->parameters().begin());
   optimizer_ = saved.optimizer;
+  objective_ = saved.objective;
   emitted_ = saved.emitted;
   total_steps_ = saved.total_steps;
 }
@@ -172,6 +208,8 @@ Result<void> TrainerState::write(const std::string& path, const TaskProgress& pr
                      {"fingerprint", fingerprint_},
                      {"total_steps", total_steps_},
                      {"optimizer_steps", optimizer_.steps},
+                     {"next_task", objective_.next_task},
+                     {"rates", objective_.rates},
                      {"task",
                       {{"key", progress.key},
                        {"step", progress.step},
@@ -181,9 +219,16 @@ Result<void> TrainerState::write(const std::string& path, const TaskProgress& pr
                        {"metrics", progress.outcome.metrics},
                        {"loss_sum", progress.loss_sum},
                        {"merged", progress.merged}}}};
-  std::map<std::string, std::span<const float>> vectors{{"model", engine_->parameters()}};
-  if (!optimizer_.first.empty()) vectors["first"] = optimizer_.first;
-  if (!optimizer_.second.empty()) vectors["second"] = optimizer_.second;
+  std::map<std::string, std::span<const float>> vectors{{"model", engine_->parameters().first(trained_)}};
+  const auto put = [&](const char* name, const std::vector<float>& values) {
+    if (!values.empty()) vectors[name] = values;
+  };
+  put("first", optimizer_.first);
+  put("second", optimizer_.second);
+  put("received", objective_.received);
+  put("control", objective_.control);
+  put("own_control", objective_.own_control);
+  put("next_control", objective_.next_control);
   for (const auto& [name, values] : emitted_) vectors[kEmitted + name] = values;
   return write_checkpoint(path, note.dump(-1, ' ', false, json::error_handler_t::replace), vectors);
 }
@@ -192,13 +237,16 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   SKERRY_ASSIGN(Checkpoint file, read_checkpoint(path));
   const json note = json::parse(file.note, nullptr, false);
   TaskProgress progress;
-  OptimizerState optimizer = fresh_state(options_.optimizer, engine_->parameters().size());
+  OptimizerState optimizer = fresh_state(options_.optimizer, trained_);
+  ObjectiveState objective = fresh_objective(options_.objective, exchanged_);
   std::uint64_t total_steps = 0;
   std::string fingerprint;
   try {
     fingerprint = note.at("fingerprint").get<std::string>();
     total_steps = note.at("total_steps").get<std::uint64_t>();
     optimizer.steps = note.at("optimizer_steps").get<std::uint64_t>();
+    objective.next_task = note.at("next_task").get<std::string>();
+    objective.rates = note.at("rates").get<double>();
     const json& task = note.at("task");
     progress.key = task.at("key").get<std::string>();
     progress.step = task.at("step").get<std::uint64_t>();
@@ -212,7 +260,7 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
     return invalid_argument(path + ": its note is not one of this version of skerry-trainer");
   }
   if (fingerprint != fingerprint_) {
-    return Error(failed_precondition(path + ": belongs to another model or optimizer (" + fingerprint +
+    return Error(failed_precondition(path + ": belongs to another model, optimizer or objective (" + fingerprint +
                                      ", this run has " + fingerprint_ + ")"));
   }
   const auto take = [&](const char* name, std::vector<float>& into) -> Result<void> {
@@ -221,10 +269,14 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
     into = std::move(values);
     return {};
   };
-  std::vector<float> parameters(engine_->parameters().size());
+  std::vector<float> parameters(trained_);
   SKERRY_TRY(take("model", parameters));
   SKERRY_TRY(take("first", optimizer.first));
   SKERRY_TRY(take("second", optimizer.second));
+  SKERRY_TRY(take("received", objective.received));
+  SKERRY_TRY(take("control", objective.control));
+  SKERRY_TRY(take("own_control", objective.own_control));
+  SKERRY_TRY(take("next_control", objective.next_control));
   std::map<std::string, std::vector<float>> emitted;
   for (auto& [name, values] : file.vectors) {
     if (!name.starts_with(kEmitted)) continue;
@@ -236,6 +288,7 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   }
   std::copy(parameters.begin(), parameters.end(), engine_->parameters().begin());
   optimizer_ = std::move(optimizer);
+  objective_ = std::move(objective);
   emitted_ = std::move(emitted);
   total_steps_ = total_steps;
   return progress;

@@ -11,6 +11,7 @@
 
 #include "client/trainer/engine.h"
 #include "client/trainer/messages.h"
+#include "client/trainer/objective.h"
 #include "client/trainer/optimizer.h"
 #include "common/base/result.h"
 #include "common/model/layout.h"
@@ -32,14 +33,22 @@ std::string task_key(const TrainRequest& request);
 class TrainerState {
  public:
   /// The tensors an untouched model starts with, drawn from `seed`. `engine` and `layout` must outlive the state.
+  /// INVALID_ARGUMENT where layout and options disagree about control variates.
   static Result<TrainerState> make(Engine& engine, const ModelLayout& layout, const TrainingOptions& options,
                                    std::uint64_t seed);
 
-  /// One fragment's part of the model's vector. NOT_FOUND naming the fragments there are.
+  /// One fragment's part of the model's vector, or of the control variates. NOT_FOUND naming the fragments there are.
   Result<std::span<float>> fragment(const std::string& name);
 
-  /// Takes the fragment's tensors from a file. Errors: those of FragmentFile, and values that are not finite.
+  /// Takes the fragment's tensors from a file, for as long as they are put back. Errors: those of FragmentFile, values that
+  /// are not finite, and a personal fragment.
+  Result<void> borrow_fragment(const std::string& name, const std::string& path);
+
+  /// The same to train on them: they are the received ones, which the objective looks back to.
   Result<void> read_fragment(const std::string& name, const std::string& path);
+
+  /// Whether the model has frozen tensors that were never read: no checkpoint holds them.
+  bool lacks_frozen() const { return lacks_frozen_; }
 
   /// Writes the fragment's tensors. FAILED_PRECONDITION where a value is not finite.
   Result<void> write_fragment(const std::string& name, const std::string& path);
@@ -50,25 +59,34 @@ class TrainerState {
   /// Applies a merged version by the rule. FAILED_PRECONDITION for `eager` where nothing was emitted.
   Result<void> merge_fragment(const MergePlan& plan, const std::string& path);
 
-  void reset_optimizer() { optimizer_ = fresh_state(options_.optimizer, engine_->parameters().size()); }
+  void reset_optimizer() { optimizer_ = fresh_state(options_.optimizer, trained_); }
+
+  /// A train task begins; see trainer::begin_task.
+  void begin_task(const std::string& counted) { trainer::begin_task(objective_, counted); }
 
   /// One step of the optimizer with engine's gradient at this learning rate; `total_steps` grows by one.
   void step(double learning_rate);
+
+  /// The task's last step is done; see trainer::end_task.
+  void end_task(const std::string& task) {
+    trainer::end_task(options_.objective, objective_, task, engine_->parameters().first(exchanged_));
+  }
 
   /// Inner steps since the first task.
   std::uint64_t total_steps() const { return total_steps_; }
 
   /// A copy of everything, to go back to.
   struct Saved {
-    std::vector<float> parameters;
+    std::vector<float> parameters;  ///< without the frozen ones
     OptimizerState optimizer;
+    ObjectiveState objective;
     std::map<std::string, std::vector<float>> emitted;
     std::uint64_t total_steps = 0;
   };
   void save(Saved& saved) const;
   void restore(const Saved& saved);
 
-  /// Writes everything, with `progress` (a task in the middle or a finished one) into `path`.
+  /// Writes everything but the frozen tensors, with `progress` (a task in the middle or a finished one) into `path`.
   Result<void> write(const std::string& path, const TaskProgress& progress) const;
 
   /// Takes everything from a file of write(). FAILED_PRECONDITION where it belongs to another model or optimizer;
@@ -83,9 +101,13 @@ class TrainerState {
   const ModelLayout* layout_;
   TrainingOptions options_;
   OptimizerState optimizer_;
+  ObjectiveState objective_;
+  std::size_t exchanged_ = 0;  // the first so many of the engine's parameters
+  std::size_t trained_ = 0;    // these and the personal ones
+  bool lacks_frozen_ = false;
   std::map<std::string, std::vector<float>> emitted_;
   std::uint64_t total_steps_ = 0;
-  std::string fingerprint_;                     // of the layout and the optimizer
+  std::string fingerprint_;                     // of the layout, the optimizer and the objective
   std::map<std::string, std::string> headers_;  // of each fragment's file
   std::vector<std::uint64_t> offsets_;
 };
