@@ -1,5 +1,6 @@
 #include "common/codec/encoding.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cassert>
@@ -7,6 +8,7 @@
 #include <cstring>
 #include <string>
 
+#include "common/codec/int8.h"
 #include "common/tensor/dtype.h"
 #include "common/tensor/kernels.h"
 
@@ -20,13 +22,6 @@ std::string value_text(float value) {
   return value > 0 ? "+infinity" : "-infinity";
 }
 
-Result<void> check_size(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t count) {
-  if (payload.size() == encoding.encoded_bytes(count)) return {};
-  return invalid_argument(std::string(encoding.name()) + " payload of " + std::to_string(count) + " elements has " +
-                          std::to_string(payload.size()) + " bytes, must have " +
-                          std::to_string(encoding.encoded_bytes(count)));
-}
-
 Error not_finite(const Encoding& encoding, std::uint64_t element, float value) {
   return invalid_argument(std::string(encoding.name()) + " payload: element " + std::to_string(element) + " is " +
                           value_text(value) + ", must be finite");
@@ -37,7 +32,7 @@ class F32 final : public Encoding {
   std::string_view name() const override { return "f32"; }
   std::uint64_t block_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override { return 4 * count; }
-  ErrorBound error_bound() const override { return {0.0, 0.0, true}; }
+  ErrorBound error_bound() const override { return {0.0, 0.0, 0.0, true}; }
 
   void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
               std::span<std::byte> payload) const override {
@@ -51,7 +46,7 @@ class F32 final : public Encoding {
   }
 
   Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override {
-    SKERRY_TRY(check_size(*this, payload, count));
+    SKERRY_TRY(check_payload_size(*this, payload, count));
     const std::uint64_t bad = first_non_finite_f32(payload);
     if (bad == count) return {};
     float value;
@@ -65,7 +60,7 @@ class Bf16 final : public Encoding {
   std::string_view name() const override { return "bf16"; }
   std::uint64_t block_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override { return 2 * count; }
-  ErrorBound error_bound() const override { return {0x1p-8, 0x1p-134, false}; }
+  ErrorBound error_bound() const override { return {0x1p-8, 0x1p-134, 0.0, false}; }
 
   void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
               std::span<std::byte> payload) const override {
@@ -79,7 +74,7 @@ class Bf16 final : public Encoding {
   }
 
   Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override {
-    SKERRY_TRY(check_size(*this, payload, count));
+    SKERRY_TRY(check_payload_size(*this, payload, count));
     const std::uint64_t bad = first_non_finite_bf16(payload);
     if (bad == count) return {};
     std::uint16_t bits;
@@ -90,9 +85,46 @@ class Bf16 final : public Encoding {
 
 const F32 kF32;
 const Bf16 kBf16;
-const std::array<const Encoding*, 2> kEncodings{&kF32, &kBf16};
+const Int8 kInt8;
+const Int8Block kInt8Block;
+const std::array<const Encoding*, 4> kEncodings{&kF32, &kBf16, &kInt8, &kInt8Block};
 
 }  // namespace
+
+void Encoding::decode_part(std::span<const std::byte> prefix, std::span<const std::byte> values,
+                           std::span<float> out) const {
+  assert(prefix.empty());
+  decode(values, out);
+}
+
+Result<void> check_payload_size(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t count) {
+  if (payload.size() == encoding.encoded_bytes(count)) return {};
+  return invalid_argument(std::string(encoding.name()) + " payload of " + std::to_string(count) + " elements has " +
+                          std::to_string(payload.size()) + " bytes, must have " +
+                          std::to_string(encoding.encoded_bytes(count)));
+}
+
+PartPlace part_place(const Encoding& encoding, std::uint64_t first, std::uint64_t most) {
+  assert(first % encoding.part_elements() == 0);
+  if (encoding.prefix_bytes() == 0) {  // blocks lie side by side like parts
+    return {0, encoding.encoded_bytes(first), encoding.encoded_bytes(most), most};
+  }
+  const std::uint64_t within = first % encoding.block_elements();
+  const std::uint64_t block = encoding.encoded_bytes(first - within);
+  const std::uint64_t skipped = within == 0 ? encoding.prefix_bytes() : encoding.encoded_bytes(within);
+  const std::uint64_t elements = std::min(most, encoding.block_elements() - within);
+  return {block, block + skipped, encoding.encoded_bytes(within + elements) - skipped, elements};
+}
+
+void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t first, std::span<float> out) {
+  while (!out.empty()) {
+    const PartPlace part = part_place(encoding, first, out.size());
+    encoding.decode_part(payload.subspan(part.prefix, encoding.prefix_bytes()), payload.subspan(part.values, part.bytes),
+                         out.first(part.elements));
+    first += part.elements;
+    out = out.subspan(part.elements);
+  }
+}
 
 Result<const Encoding*> find_encoding(std::string_view name) {
   std::string known;

@@ -17,10 +17,12 @@
 
 namespace skerry {
 
-/// What decoding may differ from what was encoded: |decoded − x| ≤ relative · |x| + absolute for every finite x.
+/// What decoding may differ from what was encoded: |decoded − x| ≤ relative · |x| + absolute + of_largest · m for every
+/// finite x, where m is the largest magnitude in the block of x.
 struct ErrorBound {
   double relative = 0.0;
   double absolute = 0.0;
+  double of_largest = 0.0;
   bool unbiased = false;  ///< over the seeds, the mean of the decoded value is x (true where it is exact)
 };
 
@@ -34,6 +36,12 @@ class Encoding {
   /// The granularity at which a payload can be cut; 1 for element-wise encodings.
   virtual std::uint64_t block_elements() const = 0;
 
+  /// A block begins with this many bytes that each part of it needs (a codebook); its elements' bytes follow.
+  virtual std::uint64_t prefix_bytes() const { return 0; }
+
+  /// The granularity at which a block can be decoded in parts, given its prefix: a divisor of block_elements().
+  virtual std::uint64_t part_elements() const { return block_elements(); }
+
   /// Bytes of a payload of `count` elements. It must not overflow: count ≤ kMaxModelElements in model/layout.h.
   virtual std::uint64_t encoded_bytes(std::uint64_t count) const = 0;
 
@@ -43,7 +51,7 @@ class Encoding {
   /// encoded_bytes(values.size()) bytes. `first` is a multiple of block_elements(). Encodings that round at random draw
   /// from (seed, position), so that the bytes do not depend on how the vector was cut; the others ignore `seed`. Values
   /// that are not finite are encoded as such where the encoding has them, for validate() to refuse: callers check their
-  /// own values first.
+  /// own values first (blocks that share a scale or a codebook are then refused whole).
   virtual void encode(std::span<const float> values, std::uint64_t first, std::uint64_t seed,
                       std::span<std::byte> payload) const = 0;
 
@@ -51,17 +59,31 @@ class Encoding {
   /// bytes are decodable (to garbage at worst): call validate() on what came from outside.
   virtual void decode(std::span<const std::byte> payload, std::span<float> out) const = 0;
 
-  /// Whether a part decodes to finite values: `payload` are the bytes of elements first … first + count − 1.
+  /// Decodes a part of one block: `prefix` is the block's, `values` the bytes of out.size() elements after it, from a
+  /// multiple of part_elements() on.
+  virtual void decode_part(std::span<const std::byte> prefix, std::span<const std::byte> values, std::span<float> out) const;
+
+  /// Whether a part decodes to finite values: `payload` are the bytes of elements first … first + count − 1, from a
+  /// block's beginning on.
   /// INVALID_ARGUMENT where its size is not encoded_bytes(count), or naming the first element (counted from the
-  /// vector's beginning) that is not finite, and its value.
+  /// vector's beginning) or block that is not finite, and its value.
   virtual Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const = 0;
 };
 
-/// Decodes elements first … first + out.size() − 1 of a whole payload. `first` is a multiple of block_elements().
-inline void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t first,
-                      std::span<float> out) {
-  encoding.decode(payload.subspan(encoding.encoded_bytes(first), encoding.encoded_bytes(out.size())), out);
-}
+/// Where a part of one block lies in a payload.
+struct PartPlace {
+  std::uint64_t prefix = 0;  ///< offset of the block's prefix_bytes()
+  std::uint64_t values = 0;  ///< offset of the part's own bytes
+  std::uint64_t bytes = 0;   ///< and their number
+  std::size_t elements = 0;  ///< of the part: to the end of the block, or fewer where fewer are wanted
+};
+
+/// The place of the elements from `first`, a multiple of part_elements(), to the block's end, `most` of them at most.
+PartPlace part_place(const Encoding& encoding, std::uint64_t first, std::uint64_t most);
+
+/// Decodes elements first … first + out.size() − 1 of a whole payload. `first` is a multiple of part_elements(), and so is
+/// the end, or it is the vector's.
+void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t first, std::span<float> out);
 
 /// The encoding of that name; it lives for ever. INVALID_ARGUMENT listing the known names where there is none.
 Result<const Encoding*> find_encoding(std::string_view name);

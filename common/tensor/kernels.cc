@@ -117,6 +117,21 @@ void WidenBf16(const std::byte* bytes, std::uint64_t count, float* values) {
   }
 }
 
+void ScaleInt8(const std::byte* bytes, std::uint64_t count, float scale, float* values) {
+  const hn::ScalableTag<float> d;
+  const hn::Rebind<std::int32_t, decltype(d)> wide;
+  const hn::Rebind<std::int8_t, decltype(d)> narrow;
+  const std::size_t lanes = hn::Lanes(d);
+  const auto scales = hn::Set(d, scale);
+  const auto* codes = reinterpret_cast<const std::int8_t*>(bytes);
+  std::uint64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto whole = hn::ConvertTo(d, hn::PromoteTo(wide, hn::LoadU(narrow, codes + i)));
+    hn::StoreU(hn::Mul(scales, whole), d, values + i);
+  }
+  for (; i < count; ++i) values[i] = scale * static_cast<float>(codes[i]);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace skerry
 HWY_AFTER_NAMESPACE();
@@ -128,6 +143,7 @@ HWY_EXPORT(FirstNonFinite32);
 HWY_EXPORT(FirstNonFinite16);
 HWY_EXPORT(RoundToBf16);
 HWY_EXPORT(WidenBf16);
+HWY_EXPORT(ScaleInt8);
 
 std::uint64_t first_non_finite(std::span<const float> values) {
   return HWY_DYNAMIC_DISPATCH(FirstNonFinite32)(std::as_bytes(values).data(), values.size());
@@ -147,6 +163,10 @@ void round_to_bf16(std::span<const float> values, std::span<std::byte> bytes) {
 
 void widen_bf16(std::span<const std::byte> bytes, std::span<float> values) {
   HWY_DYNAMIC_DISPATCH(WidenBf16)(bytes.data(), values.size(), values.data());
+}
+
+void scale_int8(std::span<const std::byte> bytes, float scale, std::span<float> values) {
+  HWY_DYNAMIC_DISPATCH(ScaleInt8)(bytes.data(), values.size(), scale, values.data());
 }
 
 }  // namespace skerry

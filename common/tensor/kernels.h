@@ -24,4 +24,7 @@ void round_to_bf16(std::span<const float> values, std::span<std::byte> bytes);
 /// Widens 2 · values.size() little-endian bytes of bf16; exact.
 void widen_bf16(std::span<const std::byte> bytes, std::span<float> values);
 
+/// values[i] = scale · (bytes[i] as a signed byte), in f32.
+void scale_int8(std::span<const std::byte> bytes, float scale, std::span<float> values);
+
 }  // namespace skerry

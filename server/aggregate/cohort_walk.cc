@@ -8,7 +8,7 @@
 #include <set>
 #include <tuple>
 
-#include "common/codec/encoding.h"
+#include "common/codec/int8.h"
 #include "common/tensor/kernels.h"
 
 namespace skerry::server {
@@ -33,7 +33,6 @@ constexpr std::size_t kFewestLanes = 4;
 constexpr std::size_t kMostLanes = 256;
 
 constexpr std::size_t kMostPasses = 1000;
-constexpr std::uint64_t kLargestEncodingBlock = std::uint64_t{1} << 20;
 
 // A file of the fragment, of the size that the job says.
 Result<Source> open_whole(const ReduceJob& job, const Payload& payload, const std::string& name) {
@@ -130,20 +129,12 @@ Result<void> CohortWalk::open_updates() {
       SKERRY_ASSIGN(const Source* then, older_base(input));
       if (then != nullptr) reader.rebase(*base_, *then, job_->data_offset);
     }
-    all_in_place_ = all_in_place_ && reader.in_place();
-    all_f32_in_place_ = all_f32_in_place_ && reader.in_place() && reader.encoding().name() == "f32";
-    granularity_ = std::lcm(granularity_, reader.encoding().block_elements());
+    granularity_ = std::lcm(granularity_, reader.encoding().part_elements());
     update_bytes_ += reader.encoding().encoded_bytes(job_->elements);
     updates_.push_back(std::move(reader));
     contributions_.push_back(input.contribution);
   }
-  SKERRY_ASSIGN(const Encoding* down, find_encoding(job_->down));
-  granularity_ = std::lcm(granularity_, down->block_elements());
-  if (granularity_ > kLargestEncodingBlock) {
-    return invalid_argument("fragment " + job_->fragment + ": the encodings of its updates and its step share blocks of " +
-                            std::to_string(granularity_) + " elements, must be at most " +
-                            std::to_string(kLargestEncodingBlock));
-  }
+  assert(granularity_ <= kBlockElements);
   return {};
 }
 
@@ -167,19 +158,27 @@ std::string CohortWalk::column_name(std::size_t column) const {
 }
 
 RowKind CohortWalk::row_kind(std::size_t column) const {
-  return column < updates_.size() ? updates_[column].row_kind() : RowKind::kF32;
+  return column < updates_.size() && !decodes_row(column) ? updates_[column].row_kind() : RowKind::kF32;
+}
+
+// Tensors begin anywhere, also within the blocks of an encoding.
+bool CohortWalk::decodes_row(std::size_t column) const {
+  const RowKind kind = updates_[column].row_kind();
+  return updates_[column].row_decodes() || (per_tensor_ && (kind == RowKind::kInt8 || kind == RowKind::kInt8Block));
 }
 
 // The values of a column as add_rows takes them; `place` is one of the slot's rows that no other column uses now.
-Result<const void*> CohortWalk::row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot,
-                                    std::size_t place) const {
-  if (column < updates_.size()) {
-    float* decoded = all_in_place_ ? nullptr : slot.rows.as<float>() + place * count;
-    return updates_[column].row(first, count, {slot.encoded.as<std::byte>(), decoded});
+Result<Row> CohortWalk::row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot,
+                            std::size_t place) const {
+  if (column >= updates_.size()) {
+    const std::size_t vector = column - updates_.size();
+    float* scratch = slot.state.as<float>() + vector * count;
+    return Row{state_->values(state_->first_of_rule() + vector, first, count, scratch)};
   }
-  const std::size_t vector = column - updates_.size();
-  float* scratch = slot.state.as<float>() + vector * count;
-  return static_cast<const void*>(state_->values(state_->first_of_rule() + vector, first, count, scratch));
+  if (!decodes_row(column)) return updates_[column].row(first, count, {});
+  const RowScratch scratch{slot.encoded.as<std::byte>(), slot.rows.as<float>() + place * count};
+  SKERRY_ASSIGN(const float* values, updates_[column].floats(first, count, scratch));
+  return Row{values};
 }
 
 // How many elements a block has when `rows_in_cache` decoded rows lie side by side.
@@ -221,6 +220,7 @@ Result<void> CohortWalk::accept_output(Pass pass) {
                             " coefficients for " + std::to_string(updates_.size()) + " updates and " +
                             std::to_string(rule_vectors()) + " state vectors");
     }
+    per_tensor_ = given != columns();
     active_.clear();
     for (std::size_t k = 0; k < columns(); ++k) {
       bool used = false;
@@ -247,13 +247,19 @@ CohortWalk::Slot CohortWalk::make_slot() const {
   const bool side_by_side = !output_ || std::holds_alternative<ValueOutput>(*output_);
   Slot slot;
   std::size_t encoded = 0;
-  for (const UpdateReader& update : updates_) encoded = std::max(encoded, update.encoding().encoded_bytes(block));
-  const std::size_t rows = side_by_side ? updates_.size() : std::min(updates_.size(), kRowsAtOnce);
-  if (!all_f32_in_place_) {
-    slot.encoded = Scratch(encoded);
-    const bool need_rows = side_by_side || !all_in_place_;
-    slot.rows = Scratch((need_rows ? rows : 1) * block * sizeof(float));
+  std::size_t rows = 0;
+  for (std::size_t k = 0; k < updates_.size(); ++k) {
+    if (!updates_[k].floats_decode()) continue;
+    const Encoding& encoding = updates_[k].encoding();
+    encoded = std::max(encoded, encoding.prefix_bytes() + encoding.encoded_bytes(block));
+    if (side_by_side) {
+      rows = updates_.size();
+    } else {
+      rows = std::max<std::size_t>(rows, decodes_row(k) ? std::min(updates_.size(), kRowsAtOnce) : 1);
+    }
   }
+  slot.encoded = Scratch(encoded);
+  slot.rows = Scratch(rows * block * sizeof(float));
   if (!side_by_side && !one_group_) slot.sums = Scratch(block * sizeof(double));
   slot.base = Scratch(side_by_side ? block * sizeof(float) : 0);
   slot.state = Scratch(rule_vectors() * block * sizeof(float));
@@ -280,8 +286,8 @@ std::vector<CohortWalk::Segment> CohortWalk::segments(std::uint64_t first, std::
 
 Result<void> CohortWalk::load_rows(std::uint64_t first, std::size_t count, Slot& slot) const {
   for (std::size_t k = 0; k < updates_.size(); ++k) {
-    float* decoded = slot.rows.as<float>() == nullptr ? nullptr : slot.rows.as<float>() + k * count;
-    SKERRY_ASSIGN(slot.updates[k], updates_[k].floats(first, count, {slot.encoded.as<std::byte>(), decoded}));
+    const RowScratch scratch{slot.encoded.as<std::byte>(), slot.rows.as<float>() + k * count};
+    SKERRY_ASSIGN(slot.updates[k], updates_[k].floats(first, count, scratch));
   }
   for (std::size_t v = 0; v < rule_vectors(); ++v) {
     slot.state_rows[v] = state_->values(state_->first_of_rule() + v, first, count, slot.state.as<float>() + v * count);
@@ -315,12 +321,11 @@ Result<void> CohortWalk::for_each_block_of_rule(std::uint64_t first, std::size_t
 Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t first, std::size_t count, Slot& slot,
                                     float* out) const {
   if (active_.empty()) std::fill(out, out + count, 0.0f);
-  const bool per_tensor = output.coefficients.size() != columns();
-  const std::vector<Segment> pieces = per_tensor ? segments(first, count) : std::vector<Segment>{{0, first, count}};
+  const std::vector<Segment> pieces = per_tensor_ ? segments(first, count) : std::vector<Segment>{{0, first, count}};
   std::size_t next = 0;
   while (next < active_.size()) {
     // As many rows of one kind as one call takes.
-    const void* rows[kRowsAtOnce];
+    Row rows[kRowsAtOnce];
     std::size_t row_count = 0;
     const std::size_t group_begin = next;
     const RowKind kind = row_kind(active_[next]);
@@ -332,11 +337,11 @@ Result<void> CohortWalk::add_linear(const LinearOutput& output, std::uint64_t fi
     const std::size_t value_bytes = kind == RowKind::kF32 ? sizeof(float) : sizeof(std::uint16_t);
     for (const Segment& piece : pieces) {
       const std::size_t shift = piece.first - first;
-      const void* shifted[kRowsAtOnce];
+      Row shifted[kRowsAtOnce];
       double coefficients[kRowsAtOnce];
       for (std::size_t r = 0; r < row_count; ++r) {
-        shifted[r] = static_cast<const std::byte*>(rows[r]) + shift * value_bytes;
-        coefficients[r] = output.coefficients[(per_tensor ? piece.tensor * columns() : 0) + active_[group_begin + r]];
+        shifted[r] = {static_cast<const std::byte*>(rows[r].values) + shift * value_bytes, rows[r].codebook};
+        coefficients[r] = output.coefficients[(per_tensor_ ? piece.tensor * columns() : 0) + active_[group_begin + r]];
       }
       double* sums = slot.sums.as<double>() == nullptr ? nullptr : slot.sums.as<double>() + shift;
       add_rows(kind, {shifted, row_count}, coefficients, piece.count, group_begin == 0, sums,
@@ -350,7 +355,12 @@ Result<double> CohortWalk::outer_gradient(std::uint64_t first, std::size_t count
                                           std::uint64_t own_end, Slot& slot, float* out,
                                           std::span<float* const> rule_state) const {
   if (const auto* linear = std::get_if<LinearOutput>(&*output_)) {
-    SKERRY_TRY(add_linear(*linear, first, count, slot, out));
+    // Piece by piece, so that none crosses the blocks that have a codebook each.
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t here = std::min<std::size_t>(count - done, Int8::kBlock - (first + done) % Int8::kBlock);
+      SKERRY_TRY(add_linear(*linear, first + done, here, slot, out + done));
+      done += here;
+    }
     for (float* vector : rule_state) std::copy(out, out + count, vector);
   } else {
     const auto& values = std::get<ValueOutput>(*output_);
@@ -373,7 +383,7 @@ Error CohortWalk::blame(std::uint64_t element, float value) const {
   const std::size_t count = std::min<std::uint64_t>(granularity_, job_->elements - first);
   std::vector<float> decoded(count);
   for (const UpdateReader& update : updates_) {
-    std::vector<std::byte> encoded(update.encoding().encoded_bytes(count));
+    std::vector<std::byte> encoded(update.encoding().prefix_bytes() + update.encoding().encoded_bytes(count));
     const auto values = update.floats(first, count, {encoded.data(), decoded.data()});
     if (!values.ok()) return values.error();
     const float own = (*values)[element - first];

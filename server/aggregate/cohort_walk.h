@@ -80,6 +80,7 @@ class CohortWalk {
   std::span<const std::byte> base_bytes() const { return base_->bytes(); }
   const ExchangeState& state() const { return *state_; }
 
+  /// What the encodings of the updates can be decoded by.
   std::uint64_t granularity() const { return granularity_; }
   std::size_t block_elements() const { return block_elements_; }
   std::uint64_t update_bytes() const { return update_bytes_; }
@@ -116,7 +117,8 @@ class CohortWalk {
   std::size_t columns() const { return updates_.size() + rule_vectors(); }
   std::string column_name(std::size_t column) const;
   RowKind row_kind(std::size_t column) const;
-  Result<const void*> row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot, std::size_t place) const;
+  bool decodes_row(std::size_t column) const;
+  Result<Row> row(std::size_t column, std::uint64_t first, std::size_t count, Slot& slot, std::size_t place) const;
   Result<void> accept_output(strategies::Pass pass);
   std::size_t elements_in_block(std::size_t rows_in_cache) const;
   std::vector<Segment> segments(std::uint64_t first, std::size_t count) const;
@@ -140,8 +142,7 @@ class CohortWalk {
   std::optional<strategies::Pass> output_;
   std::vector<std::size_t> active_;      // columns with a coefficient other than 0 (linear outputs)
   bool one_group_ = false;               // they are few enough and alike, for one call of add_rows
-  bool all_in_place_ = true;
-  bool all_f32_in_place_ = true;
+  bool per_tensor_ = false;              // a linear output has coefficients for each tensor
   std::size_t block_elements_ = kBlockElements;
   std::uint64_t granularity_ = 1;
   std::uint64_t update_bytes_ = 0;

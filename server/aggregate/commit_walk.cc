@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <numeric>
 
 #include "common/crypto/content_id.h"
 #include "common/tensor/kernels.h"
@@ -54,7 +55,7 @@ class CommitWalk {
   };
 
   Result<void> create_outputs();
-  std::size_t block_elements() const { return std::min<std::uint64_t>(cohort_.block_elements(), job_.elements); }
+  Result<double> outer_gradient(const Range& range, Slot& slot) const;
   Slot make_slot() const;
   Result<void> run_chunk(std::uint64_t chunk, Slot& slot);
   Result<void> write_header(std::uint64_t chunk, ChunkHasher& hasher);
@@ -78,6 +79,8 @@ class CommitWalk {
   const ExchangeState& old_state_;
   const ChunkPartition partition_;
   const Encoding* down_ = nullptr;        // nullptr: f32, the change is adopted as it is
+  std::uint64_t granularity_ = 1;         // of all encodings, up and down
+  std::size_t block_elements_ = 0;        // a multiple of it, and of the cohort's blocks or the same
   Output fragment_;
   Output state_;
   Output step_;
@@ -91,6 +94,8 @@ Result<void> CommitWalk::create_outputs() {
   if (vectors() > 0) {
     SKERRY_ASSIGN(state_, Output::create(job_.output.state, outer_state_size(old_state_.header())));
   }
+  granularity_ = std::lcm(cohort_.granularity(), down->block_elements());
+  block_elements_ = (cohort_.block_elements() + granularity_ - 1) / granularity_ * granularity_;
   if (down->name() == "f32") return {};
   down_ = down;
   SKERRY_ASSIGN(step_, Output::create(job_.output.step, down_->encoded_bytes(job_.elements)));
@@ -98,14 +103,15 @@ Result<void> CommitWalk::create_outputs() {
 }
 
 CommitWalk::Slot CommitWalk::make_slot() const {
-  const std::size_t bytes = block_elements() * sizeof(float);
+  const std::size_t block = std::min<std::uint64_t>(block_elements_, job_.elements);
+  const std::size_t bytes = block * sizeof(float);
   Slot slot;
   slot.cohort = cohort_.make_slot();
   slot.delta = Scratch(bytes);
   slot.change = Scratch(bytes);
   slot.base = Scratch(bytes);
   slot.fresh = Scratch(bytes);
-  if (down_ != nullptr) slot.payload = Scratch(down_->encoded_bytes(block_elements()));
+  if (down_ != nullptr) slot.payload = Scratch(down_->encoded_bytes(block));
   if (vectors() > 0) slot.old_state = Scratch(bytes);
   for (std::size_t v = 0; v < vectors(); ++v) {
     slot.state.emplace_back(bytes);
@@ -181,13 +187,13 @@ Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
   const std::uint64_t end = partition_.end(chunk);
   if (begin < end) {
     // Encodings may need whole blocks of theirs; neighbours then compute the same few elements at the border twice.
-    const std::uint64_t whole = cohort_.granularity();
+    const std::uint64_t whole = granularity_;
     const std::uint64_t first = begin / whole * whole;
     const std::uint64_t last = std::min(job_.elements, (end + whole - 1) / whole * whole);
     std::vector<StateChecksum> read(vectors());
     std::vector<StateChecksum> written(vectors());
-    for (std::uint64_t at = first; at < last; at += cohort_.block_elements()) {
-      const std::uint64_t stop = std::min<std::uint64_t>(last, at + cohort_.block_elements());
+    for (std::uint64_t at = first; at < last; at += block_elements_) {
+      const std::uint64_t stop = std::min<std::uint64_t>(last, at + block_elements_);
       const Range range{at, stop - at, std::max(at, begin), std::min(stop, end)};
       SKERRY_TRY(run_block(range, slot, sums, read, written, hasher));
     }
@@ -203,15 +209,31 @@ Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
   return {};
 }
 
+// In blocks of the cohort's size: those that hold whole blocks of the step's encoding may be larger.
+Result<double> CommitWalk::outer_gradient(const Range& range, Slot& slot) const {
+  std::vector<float*> rule_state(slot.state_pointers.begin() + static_cast<std::ptrdiff_t>(old_state_.first_of_rule()),
+                                 slot.state_pointers.end());
+  double squares = 0;
+  for (std::size_t done = 0; done < range.count;) {
+    const std::uint64_t first = range.first + done;
+    const std::size_t count = std::min(range.count - done, cohort_.block_elements());
+    const std::uint64_t own_first = std::clamp(range.own_first, first, first + count);
+    const std::uint64_t own_end = std::clamp(range.own_end, first, first + count);
+    SKERRY_ASSIGN(const double part, cohort_.outer_gradient(first, count, own_first, own_end, slot.cohort,
+                                                            slot.delta.as<float>() + done, rule_state));
+    squares += part;
+    done += count;
+    for (float*& vector : rule_state) vector += count;
+  }
+  return squares;
+}
+
 Result<void> CommitWalk::run_block(const Range& range, Slot& slot, ChunkSums& sums, std::vector<StateChecksum>& read,
                                    std::vector<StateChecksum>& written, ChunkHasher& hasher) {
   float* delta = slot.delta.as<float>();
   float* change = slot.change.as<float>();
   float* fresh = slot.fresh.as<float>();
-  const std::size_t of_optimizer = old_state_.first_of_rule();
-  const std::span<float* const> state = slot.state_pointers;
-  SKERRY_ASSIGN(const double squares, cohort_.outer_gradient(range.first, range.count, range.own_first, range.own_end,
-                                                             slot.cohort, delta, state.subspan(of_optimizer)));
+  SKERRY_ASSIGN(const double squares, outer_gradient(range, slot));
   sums.gradient_squares += squares;
   load_state(range, slot, read);
   const float* base = cohort_.base_values(range.first, range.count, slot.base.as<float>());
@@ -220,7 +242,7 @@ Result<void> CommitWalk::run_block(const Range& range, Slot& slot, ChunkSums& su
   block.count = range.count;
   block.delta = delta;
   block.base = base;
-  block.state = state.first(of_optimizer);
+  block.state = std::span<float* const>(slot.state_pointers).first(old_state_.first_of_rule());
   block.change = change;
   job_.outer->step(block);
   SKERRY_TRY(take_change(range, slot));

@@ -1,6 +1,7 @@
 #include "server/aggregate/inputs.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -9,10 +10,17 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-std::size_t alignment_of(RowKind kind) { return kind == RowKind::kF32 ? alignof(float) : alignof(std::uint16_t); }
-
 bool aligned(const void* pointer, std::size_t alignment) {
   return reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0;
+}
+
+// How add_rows can take an encoding's bytes as they lie there; nothing where it cannot.
+std::optional<RowKind> kind_of(std::string_view encoding, const std::byte* bytes) {
+  if (encoding == "int8") return RowKind::kInt8;
+  if (encoding == "int8_block") return RowKind::kInt8Block;
+  if (encoding == "f32" && aligned(bytes, alignof(float))) return RowKind::kF32;
+  if (encoding == "bf16" && aligned(bytes, alignof(std::uint16_t))) return RowKind::kBf16;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -68,41 +76,50 @@ Result<UpdateReader> UpdateReader::open(const UpdateInput& update, std::uint64_t
     return invalid_argument(name + where + " has " + std::to_string(size) + " bytes; " + std::to_string(elements) +
                             " elements in " + update.encoding + " have " + std::to_string(expected));
   }
-  const bool is_f32 = reader.encoding_->name() == "f32";
-  reader.kind_ = is_f32 ? RowKind::kF32 : RowKind::kBf16;
-  const bool plain = is_f32 || reader.encoding_->name() == "bf16";
-  reader.in_place_ = plain && reader.source_ && aligned(reader.source_->bytes().data(), alignment_of(reader.kind_));
+  if (reader.source_) reader.kind_ = kind_of(reader.encoding_->name(), reader.source_->bytes().data());
   return reader;
 }
 
 void UpdateReader::rebase(const Source& current, const Source& then, std::uint64_t data_offset) {
   current_ = current.bytes().subspan(data_offset);
   then_ = then.bytes().subspan(data_offset);
-  in_place_ = false;
+  kind_.reset();
 }
 
-Result<std::span<const std::byte>> UpdateReader::encoded(std::uint64_t first, std::size_t count,
-                                                         std::byte* scratch) const {
-  const std::uint64_t begin = encoding_->encoded_bytes(first);
-  const std::size_t length = encoding_->encoded_bytes(count);
-  if (source_) return source_->bytes().subspan(begin, length);
+Result<void> UpdateReader::decode(std::uint64_t first, std::span<float> out, std::byte* scratch) const {
+  if (source_) {
+    decode_at(*encoding_, source_->bytes(), first, out);
+    return {};
+  }
   SKERRY_ASSIGN(const File file, File::open(path_, OpenMode::kRead));
-  SKERRY_TRY(file.pread_exact({scratch, length}, begin));
-  return std::span<const std::byte>(scratch, length);
+  const std::span<std::byte> prefix(scratch, encoding_->prefix_bytes());
+  while (!out.empty()) {
+    const PartPlace part = part_place(*encoding_, first, out.size());
+    const std::span<std::byte> values(scratch + prefix.size(), part.bytes);
+    SKERRY_TRY(file.pread_exact(prefix, part.prefix));
+    SKERRY_TRY(file.pread_exact(values, part.values));
+    encoding_->decode_part(prefix, values, out.first(part.elements));
+    first += part.elements;
+    out = out.subspan(part.elements);
+  }
+  return {};
 }
 
-Result<const void*> UpdateReader::row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
-  if (in_place_) return static_cast<const void*>(source_->bytes().data() + encoding_->encoded_bytes(first));
-  SKERRY_ASSIGN(const float* values, floats(first, count, scratch));
-  return static_cast<const void*>(values);
+Result<Row> UpdateReader::row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
+  if (!kind_) {
+    SKERRY_ASSIGN(const float* values, floats(first, count, scratch));
+    return Row{values};
+  }
+  const PartPlace part = part_place(*encoding_, first, count);
+  assert(part.elements == count);
+  return Row{source_->bytes().data() + part.values, source_->bytes().data() + part.prefix};
 }
 
 Result<const float*> UpdateReader::floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const {
-  if (in_place_ && kind_ == RowKind::kF32) {
+  if (kind_ == RowKind::kF32) {
     return reinterpret_cast<const float*>(source_->bytes().data() + encoding_->encoded_bytes(first));
   }
-  SKERRY_ASSIGN(const auto payload, encoded(first, count, scratch.encoded));
-  encoding_->decode(payload, {scratch.decoded, count});
+  SKERRY_TRY(decode(first, {scratch.decoded, count}, scratch.encoded));
   if (!current_.empty()) {
     add_difference(current_.subspan(4 * first), then_.subspan(4 * first), count, scratch.decoded);
   }
@@ -110,7 +127,9 @@ Result<const float*> UpdateReader::floats(std::uint64_t first, std::size_t count
 }
 
 void UpdateReader::drop(std::uint64_t first, std::uint64_t count) const {
-  if (source_) source_->drop(encoding_->encoded_bytes(first), encoding_->encoded_bytes(count));
+  if (!source_) return;
+  const std::uint64_t begin = encoding_->encoded_bytes(first);
+  source_->drop(begin, encoding_->encoded_bytes(first + count) - begin);
 }
 
 std::string element_text(std::uint64_t element, std::span<const strategies::TensorRange> tensors) {

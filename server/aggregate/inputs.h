@@ -67,12 +67,12 @@ class Source {
 
 /// Room for one decoded piece of an update, for readers that cannot serve it in place.
 struct RowScratch {
-  std::byte* encoded = nullptr;  ///< encoded_bytes(count) bytes
+  std::byte* encoded = nullptr;  ///< prefix_bytes() + encoded_bytes(count) bytes
   float* decoded = nullptr;      ///< count values
 };
 
-/// One update of a job. Pieces are [first, first + count) with `first` a multiple of the encoding's block and the end one too
-/// or the vector's end.
+/// One update of a job. Pieces are [first, first + count) with `first` a multiple of the encoding's part_elements() and the end
+/// one too or the vector's end.
 class UpdateReader {
  public:
   /// Finds the encoding and checks the size; `mapped` false keeps no descriptor and no map.
@@ -85,33 +85,32 @@ class UpdateReader {
   const std::string& task_id() const { return task_id_; }
   const Encoding& encoding() const { return *encoding_; }
 
-  /// True where pieces are served without scratch.
-  bool in_place() const { return in_place_; }
+  /// What row() serves; f32 where it decodes.
+  RowKind row_kind() const { return kind_.value_or(RowKind::kF32); }
+  /// True where row() needs scratch.
+  bool row_decodes() const { return !kind_; }
+  /// True where floats() needs scratch.
+  bool floats_decode() const { return kind_ != RowKind::kF32; }
 
-  /// What row() serves.
-  RowKind row_kind() const { return in_place_ ? kind_ : RowKind::kF32; }
-
-  /// The values as add_rows takes them.
-  Result<const void*> row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
+  /// The values as add_rows takes them, for a piece within one block of int8.
+  Result<Row> row(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
 
   /// The values as f32, in place where they lie so.
   Result<const float*> floats(std::uint64_t first, std::size_t count, const RowScratch& scratch) const;
-
-  /// The encoded bytes of a piece; `scratch` holds encoded_bytes(count) bytes.
-  Result<std::span<const std::byte>> encoded(std::uint64_t first, std::size_t count, std::byte* scratch) const;
 
   Result<void> check() const { return source_ ? source_->check() : Result<void>(); }
   void drop(std::uint64_t first, std::uint64_t count) const;
 
  private:
+  Result<void> decode(std::uint64_t first, std::span<float> out, std::byte* scratch) const;
+
   std::string task_id_;
   const Encoding* encoding_ = nullptr;
   std::optional<Source> source_;  // empty: read `path_` piece by piece
   std::string path_;
   std::span<const std::byte> current_;  // the values that the update is rebased to; empty: it is not
   std::span<const std::byte> then_;
-  bool in_place_ = false;
-  RowKind kind_ = RowKind::kF32;
+  std::optional<RowKind> kind_;  // of the encoded bytes in memory; empty: they must be decoded first
 };
 
 /// "element 17 (tensor layer0.weight, its element 5)", or without the tensor where none is known.

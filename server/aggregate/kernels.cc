@@ -10,6 +10,8 @@
 #include <bit>
 #include <cstring>
 
+#include "common/codec/int8.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace skerry::server::HWY_NAMESPACE {
 
@@ -21,38 +23,54 @@ using VecD = hn::Vec<Doubles>;
 
 // How far ahead of its use a row is fetched: hardware prefetchers follow fewer streams than there are rows, and stop at the
 // ends of pages.
-constexpr std::size_t kPrefetchAhead = 512;
+constexpr std::size_t kPrefetchAhead = 512;  // values
+constexpr std::size_t kPrefetchBytes = 1024;
 
 struct F32Row {
   using Value = float;
   static HWY_ATTR HWY_INLINE VecD load(const float* from) { return hn::PromoteTo(Doubles(), hn::LoadU(Floats(), from)); }
-  static double one(float value) { return static_cast<double>(value); }
+  static HWY_ATTR HWY_INLINE VecD load(const float* from, float) { return load(from); }
+  static double one(float value, float) { return static_cast<double>(value); }
 };
 
 struct Bf16Row {
   using Value = std::uint16_t;
-  static HWY_ATTR HWY_INLINE VecD load(const std::uint16_t* from) {
+  static HWY_ATTR HWY_INLINE VecD load(const std::uint16_t* from, float) {
     const hn::Rebind<std::uint16_t, Doubles> halves;
     const hn::Rebind<std::uint32_t, Doubles> wholes;
     const auto bits = hn::ShiftLeft<16>(hn::PromoteTo(wholes, hn::LoadU(halves, from)));
     return hn::PromoteTo(Doubles(), hn::BitCast(Floats(), bits));
   }
-  static double one(std::uint16_t value) {
+  static double one(std::uint16_t value, float) {
     return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16));
   }
 };
 
+// Signed bytes of one block that share a scale.
+struct ScaledRow {
+  using Value = std::int8_t;
+  static HWY_ATTR HWY_INLINE VecD load(const std::int8_t* from, float scale) {
+    const hn::Rebind<std::int8_t, Doubles> bytes;
+    const hn::Rebind<std::int32_t, Doubles> wholes;
+    const auto codes = hn::ConvertTo(Floats(), hn::PromoteTo(wholes, hn::LoadU(bytes, from)));
+    return hn::PromoteTo(Doubles(), hn::Mul(hn::Set(Floats(), scale), codes));
+  }
+  static double one(std::int8_t value, float scale) { return static_cast<double>(scale * static_cast<float>(value)); }
+};
+
 // kRows is a constant so that the loop over rows unrolls and the sum stays in a register.
-template <typename Row, int kRows>
-HWY_ATTR void add_row_group(const void* const* data, const double* coefficients, std::size_t count, bool first,
-                            double* sum, float* rounded) {
+template <typename RowType, int kRows>
+HWY_ATTR void add_row_group(const Row* data, const float* scales, const double* coefficients, std::size_t count,
+                            bool first, double* sum, float* rounded) {
   const Doubles d;
   const std::size_t lanes = hn::Lanes(d);
-  const typename Row::Value* rows[kRows];
-  VecD scales[kRows];
+  const typename RowType::Value* rows[kRows];
+  VecD weights[kRows];
+  float scale[kRows];
   for (int k = 0; k < kRows; ++k) {
-    rows[k] = static_cast<const typename Row::Value*>(data[k]);
-    scales[k] = hn::Set(d, coefficients[k]);
+    rows[k] = static_cast<const typename RowType::Value*>(data[k].values);
+    weights[k] = hn::Set(d, coefficients[k]);
+    scale[k] = scales == nullptr ? 1.0f : scales[k];
   }
   std::size_t i = 0;
   // Two vectors a turn: two independent chains of additions.
@@ -61,9 +79,9 @@ HWY_ATTR void add_row_group(const void* const* data, const double* coefficients,
     VecD high = first ? hn::Zero(d) : hn::LoadU(d, sum + i + lanes);
     HWY_UNROLL(16)
     for (int k = 0; k < kRows; ++k) {
-      hwy::Prefetch(rows[k] + i + kPrefetchAhead);
-      low = hn::Add(low, hn::Mul(scales[k], Row::load(rows[k] + i)));
-      high = hn::Add(high, hn::Mul(scales[k], Row::load(rows[k] + i + lanes)));
+      if constexpr (sizeof(typename RowType::Value) > 1) hwy::Prefetch(rows[k] + i + kPrefetchAhead);
+      low = hn::Add(low, hn::Mul(weights[k], RowType::load(rows[k] + i, scale[k])));
+      high = hn::Add(high, hn::Mul(weights[k], RowType::load(rows[k] + i + lanes, scale[k])));
     }
     if (rounded != nullptr) {
       hn::StoreU(hn::DemoteTo(Floats(), low), Floats(), rounded + i);
@@ -76,7 +94,9 @@ HWY_ATTR void add_row_group(const void* const* data, const double* coefficients,
   for (; i + lanes <= count; i += lanes) {
     VecD total = first ? hn::Zero(d) : hn::LoadU(d, sum + i);
     HWY_UNROLL(16)
-    for (int k = 0; k < kRows; ++k) total = hn::Add(total, hn::Mul(scales[k], Row::load(rows[k] + i)));
+    for (int k = 0; k < kRows; ++k) {
+      total = hn::Add(total, hn::Mul(weights[k], RowType::load(rows[k] + i, scale[k])));
+    }
     if (rounded != nullptr) {
       hn::StoreU(hn::DemoteTo(Floats(), total), Floats(), rounded + i);
     } else {
@@ -85,7 +105,7 @@ HWY_ATTR void add_row_group(const void* const* data, const double* coefficients,
   }
   for (; i < count; ++i) {
     double total = first ? 0.0 : sum[i];
-    for (int k = 0; k < kRows; ++k) total += coefficients[k] * Row::one(rows[k][i]);
+    for (int k = 0; k < kRows; ++k) total += coefficients[k] * RowType::one(rows[k][i], scale[k]);
     if (rounded != nullptr) {
       rounded[i] = static_cast<float>(total);
     } else {
@@ -94,37 +114,49 @@ HWY_ATTR void add_row_group(const void* const* data, const double* coefficients,
   }
 }
 
-template <typename Row>
-void add_rows_of(const void* const* rows, std::size_t row_count, const double* coefficients, std::size_t count,
-                 bool first, double* sum, float* rounded) {
-  switch (row_count) {
-    case 1: return add_row_group<Row, 1>(rows, coefficients, count, first, sum, rounded);
-    case 2: return add_row_group<Row, 2>(rows, coefficients, count, first, sum, rounded);
-    case 3: return add_row_group<Row, 3>(rows, coefficients, count, first, sum, rounded);
-    case 4: return add_row_group<Row, 4>(rows, coefficients, count, first, sum, rounded);
-    case 5: return add_row_group<Row, 5>(rows, coefficients, count, first, sum, rounded);
-    case 6: return add_row_group<Row, 6>(rows, coefficients, count, first, sum, rounded);
-    case 7: return add_row_group<Row, 7>(rows, coefficients, count, first, sum, rounded);
-    case 8: return add_row_group<Row, 8>(rows, coefficients, count, first, sum, rounded);
-    case 9: return add_row_group<Row, 9>(rows, coefficients, count, first, sum, rounded);
-    case 10: return add_row_group<Row, 10>(rows, coefficients, count, first, sum, rounded);
-    case 11: return add_row_group<Row, 11>(rows, coefficients, count, first, sum, rounded);
-    case 12: return add_row_group<Row, 12>(rows, coefficients, count, first, sum, rounded);
-    case 13: return add_row_group<Row, 13>(rows, coefficients, count, first, sum, rounded);
-    case 14: return add_row_group<Row, 14>(rows, coefficients, count, first, sum, rounded);
-    case 15: return add_row_group<Row, 15>(rows, coefficients, count, first, sum, rounded);
-    default: return add_row_group<Row, 16>(rows, coefficients, count, first, sum, rounded);
+using AddRowGroup = void (*)(const Row* data, const float* scales, const double* coefficients, std::size_t count,
+                             bool first, double* sum, float* rounded);
+
+template <typename RowType>
+AddRowGroup row_group_of(std::size_t row_count) {
+  constexpr AddRowGroup kGroups[] = {
+      &add_row_group<RowType, 1>,  &add_row_group<RowType, 2>,  &add_row_group<RowType, 3>,
+      &add_row_group<RowType, 4>,  &add_row_group<RowType, 5>,  &add_row_group<RowType, 6>,
+      &add_row_group<RowType, 7>,  &add_row_group<RowType, 8>,  &add_row_group<RowType, 9>,
+      &add_row_group<RowType, 10>, &add_row_group<RowType, 11>, &add_row_group<RowType, 12>,
+      &add_row_group<RowType, 13>, &add_row_group<RowType, 14>, &add_row_group<RowType, 15>,
+      &add_row_group<RowType, 16>};
+  return kGroups[row_count - 1];
+}
+
+void add_f32_rows(const Row* rows, std::size_t row_count, const double* coefficients, std::size_t count, bool first,
+                  double* sum, float* rounded) {
+  row_group_of<F32Row>(row_count)(rows, nullptr, coefficients, count, first, sum, rounded);
+}
+
+void add_bf16_rows(const Row* rows, std::size_t row_count, const double* coefficients, std::size_t count, bool first,
+                   double* sum, float* rounded) {
+  row_group_of<Bf16Row>(row_count)(rows, nullptr, coefficients, count, first, sum, rounded);
+}
+
+void add_int8_block_rows(const Row* rows, std::size_t row_count, const double* coefficients, std::size_t count,
+                         bool first, double* sum, float* rounded) {
+  const auto add = row_group_of<ScaledRow>(row_count);
+  Row codes[kRowsAtOnce];
+  float scales[kRowsAtOnce];
+  std::size_t offset = 0;
+  for (std::size_t at = 0; at < count; at += Int8Block::kBlock) {
+    for (std::size_t k = 0; k < row_count; ++k) {
+      const std::byte* block = static_cast<const std::byte*>(rows[k].values) + offset;
+      std::memcpy(&scales[k], block, sizeof scales[k]);
+      codes[k].values = block + Int8Block::kScaleBytes;
+      for (std::size_t line = 0; line < Int8Block::kBlock; line += 64) hwy::Prefetch(block + kPrefetchBytes + line);
+    }
+    const std::size_t here = count - at < Int8Block::kBlock ? count - at : Int8Block::kBlock;
+    add(codes, scales, coefficients, here, first, sum == nullptr ? nullptr : sum + at,
+        rounded == nullptr ? nullptr : rounded + at);
+    offset += Int8Block::kScaleBytes + Int8Block::kBlock;
   }
-}
-
-void add_f32_rows(const void* const* rows, std::size_t row_count, const double* coefficients, std::size_t count,
-                  bool first, double* sum, float* rounded) {
-  add_rows_of<F32Row>(rows, row_count, coefficients, count, first, sum, rounded);
-}
-
-void add_bf16_rows(const void* const* rows, std::size_t row_count, const double* coefficients, std::size_t count,
-                   bool first, double* sum, float* rounded) {
-  add_rows_of<Bf16Row>(rows, row_count, coefficients, count, first, sum, rounded);
 }
 
 // Eight running sums, whatever the width of a vector: element i goes to lane i mod 8.
@@ -198,22 +230,67 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <cassert>
+#include <utility>
 
 namespace skerry::server {
 
 HWY_EXPORT(add_f32_rows);
 HWY_EXPORT(add_bf16_rows);
+HWY_EXPORT(add_int8_block_rows);
 HWY_EXPORT(products);
 HWY_EXPORT(add_spans);
 HWY_EXPORT(add_difference_of);
 
-void add_rows(RowKind kind, std::span<const void* const> rows, const double* coefficients, std::size_t count,
-              bool first, double* sum, float* rounded) {
+namespace {
+
+// For codebooks: what an update's code adds is one of 256 products, so that adding is a table look-up. Vector gathers are no
+// faster than these loads, so it is the same code on every target.
+template <std::size_t kRows>
+void add_coded_rows(const Row* rows, const double* coefficients, std::size_t count, bool first, double* sum,
+                    float* rounded) {
+  double products[kRows][256];
+  const std::uint8_t* codes[kRows];
+  for (std::size_t k = 0; k < kRows; ++k) {
+    codes[k] = static_cast<const std::uint8_t*>(rows[k].values);
+    float codebook[256];
+    std::memcpy(codebook, rows[k].codebook, sizeof codebook);
+    for (std::size_t code = 0; code < 256; ++code) {
+      products[k][code] = coefficients[k] * static_cast<double>(codebook[code]);
+    }
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    double total = first ? 0.0 : sum[i];
+    HWY_UNROLL(16)
+    for (std::size_t k = 0; k < kRows; ++k) total += products[k][codes[k][i]];
+    if (rounded != nullptr) {
+      rounded[i] = static_cast<float>(total);
+    } else {
+      sum[i] = total;
+    }
+  }
+}
+
+template <std::size_t... kLess>
+auto coded_rows_of(std::size_t row_count, std::index_sequence<kLess...>) {
+  constexpr decltype(&add_coded_rows<1>) kGroups[] = {&add_coded_rows<kLess + 1>...};
+  return kGroups[row_count - 1];
+}
+
+}  // namespace
+
+void add_rows(RowKind kind, std::span<const Row> rows, const double* coefficients, std::size_t count, bool first,
+              double* sum, float* rounded) {
   assert(!rows.empty() && rows.size() <= kRowsAtOnce);
-  if (kind == RowKind::kF32) {
-    HWY_DYNAMIC_DISPATCH(add_f32_rows)(rows.data(), rows.size(), coefficients, count, first, sum, rounded);
-  } else {
-    HWY_DYNAMIC_DISPATCH(add_bf16_rows)(rows.data(), rows.size(), coefficients, count, first, sum, rounded);
+  switch (kind) {
+    case RowKind::kF32:
+      return HWY_DYNAMIC_DISPATCH(add_f32_rows)(rows.data(), rows.size(), coefficients, count, first, sum, rounded);
+    case RowKind::kBf16:
+      return HWY_DYNAMIC_DISPATCH(add_bf16_rows)(rows.data(), rows.size(), coefficients, count, first, sum, rounded);
+    case RowKind::kInt8Block:
+      return HWY_DYNAMIC_DISPATCH(add_int8_block_rows)(rows.data(), rows.size(), coefficients, count, first, sum, rounded);
+    case RowKind::kInt8:
+      return coded_rows_of(rows.size(), std::make_index_sequence<kRowsAtOnce>())(rows.data(), coefficients, count, first,
+                                                                                 sum, rounded);
   }
 }
 

@@ -10,18 +10,27 @@ namespace skerry::server {
 
 /// How the values of a row lie in memory.
 enum class RowKind : std::uint8_t {
-  kF32,   ///< float
-  kBf16,  ///< the upper half of a float
+  kF32,        ///< float
+  kBf16,       ///< the upper half of a float
+  kInt8,       ///< codes of one block of the encoding int8, decoded by its codebook
+  kInt8Block,  ///< the encoding int8_block, from a block's beginning on
+};
+
+/// One row of values to add up.
+struct Row {
+  const void* values = nullptr;          ///< f32 and bf16 aligned for their type
+  const std::byte* codebook = nullptr;   ///< kInt8: 256 f32, any alignment
 };
 
 /// At most this many rows in one call of add_rows; sums of more go through memory between calls.
 inline constexpr std::size_t kRowsAtOnce = 16;
 
-/// sum[i] += coefficient_0 · row_0[i] + coefficient_1 · row_1[i] + …, in float64, one row after the other.
+/// sum[i] += coefficient_0 · row_0[i] + coefficient_1 · row_1[i] + …, in float64, one row after the other; row_k[i] is what its
+/// encoding decodes to, in f32.
 ///
-/// Rows hold `count` values of one kind, aligned for it. `first`: the sums start from 0 and `sum` is not read. `rounded`, where
-/// not null, receives the sums rounded to f32, and `sum` is not written; so one call alone needs no `sum`.
-void add_rows(RowKind kind, std::span<const void* const> rows, const double* coefficients, std::size_t count, bool first,
+/// Rows hold `count` values of one kind. `first`: the sums start from 0 and `sum` is not read. `rounded`, where not null,
+/// receives the sums rounded to f32, and `sum` is not written; so one call alone needs no `sum`.
+void add_rows(RowKind kind, std::span<const Row> rows, const double* coefficients, std::size_t count, bool first,
               double* sum, float* rounded);
 
 /// Σ a[i]², in float64. Not finite exactly if a value is not.

@@ -46,6 +46,7 @@ Result<UpdateStatistics> validate_update(std::string_view encoding_name, const P
     if (encoding->name() == "f32") {
       values = source.floats(begin, count, decoded.as<float>());
     } else {
+      if (encoding->block_elements() > 1) SKERRY_TRY(encoding->validate(bytes, first, count));  // scales and codebooks
       encoding->decode(bytes, {decoded.as<float>(), count});
     }
     const double piece_squares = sum_of_squares(values, count);

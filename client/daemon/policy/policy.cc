@@ -232,7 +232,7 @@ hours = ["always"]
 # architectures = ["linear", "mlp", "cnn", "resnet", "transformer"]
 # max_parameters = 100_000_000
 # metrics = ["train_loss", "loss", "accuracy", "perplexity"]   # measurements that may leave; "*" allows all
-# encodings = ["f32", "bf16"]                   # of updates
+# encodings = ["f32", "bf16", "int8", "int8_block"] # of updates
 error_messages = "none"                         # what a coordinator is told of failures and refusals: none, code, full
 
 # Which data set may serve which purpose; see `skerry-client data list`.

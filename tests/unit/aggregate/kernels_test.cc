@@ -1,5 +1,7 @@
 #include "server/aggregate/kernels.h"
 
+#include "common/codec/encoding.h"
+
 #include <limits>
 
 #include "tests/unit/aggregate/world.h"
@@ -11,8 +13,8 @@ TEST_CASE("rows add up to their float64 sum in order, on every target and at eve
     for (std::size_t row_count = 1; row_count <= kRowsAtOnce; ++row_count) {
       std::vector<std::vector<float>> rows;
       std::vector<std::string> halves;
-      std::vector<const void*> f32_rows;
-      std::vector<const void*> bf16_rows;
+      std::vector<Row> f32_rows;
+      std::vector<Row> bf16_rows;
       std::vector<double> coefficients;
       for (std::size_t k = 0; k < row_count; ++k) {
         // Values that bf16 holds exactly, so that both kinds have one expectation.
@@ -27,8 +29,8 @@ TEST_CASE("rows add up to their float64 sum in order, on every target and at eve
         coefficients.push_back(0.1 * static_cast<double>(k + 1));
       }
       for (std::size_t k = 0; k < row_count; ++k) {
-        f32_rows.push_back(rows[k].data());
-        bf16_rows.push_back(halves[k].data());
+        f32_rows.push_back({rows[k].data()});
+        bf16_rows.push_back({halves[k].data()});
       }
       std::vector<double> from_zero(count);
       std::vector<double> from_one(count, 1.0);
@@ -51,6 +53,39 @@ TEST_CASE("rows add up to their float64 sum in order, on every target and at eve
           add_rows(kind, chosen, coefficients.data(), count, false, sum.data(), rounded.data());
           CHECK(rounded == rounded_one);
         }
+      });
+    }
+  }
+}
+
+TEST_CASE("rows of one byte an element add up to what they decode to, on every target and at every number of rows") {
+  const std::size_t count = 1003;  // not whole blocks of int8_block
+  for (const std::string_view name : {"int8", "int8_block"}) {
+    const Encoding& encoding = **find_encoding(name);
+    const RowKind kind = name == "int8" ? RowKind::kInt8 : RowKind::kInt8Block;
+    for (std::size_t row_count = 1; row_count <= kRowsAtOnce; ++row_count) {
+      std::vector<std::vector<std::byte>> payloads;
+      std::vector<Row> rows;
+      std::vector<double> coefficients;
+      std::vector<double> expected(count, 1.0);
+      for (std::size_t k = 0; k < row_count; ++k) {
+        payloads.emplace_back(1 + encoding.encoded_bytes(count));  // at an odd address
+        const auto payload = std::span(payloads.back()).subspan(1);
+        encoding.encode(some_values(count, static_cast<unsigned>(k)), 0, 0, payload);
+        rows.push_back({payload.data() + encoding.prefix_bytes(), payload.data()});
+        coefficients.push_back(0.1 * static_cast<double>(k + 1));
+        std::vector<float> decoded(count);
+        encoding.decode(payload, decoded);
+        for (std::size_t i = 0; i < count; ++i) expected[i] += coefficients[k] * static_cast<double>(decoded[i]);
+      }
+      on_every_target([&] {
+        std::vector<double> sum(count, 1.0);
+        add_rows(kind, rows, coefficients.data(), count, false, sum.data(), nullptr);
+        CHECK(sum == expected);
+        std::vector<float> rounded(count);
+        std::fill(sum.begin(), sum.end(), 1.0);
+        add_rows(kind, rows, coefficients.data(), count, false, sum.data(), rounded.data());
+        CHECK((rounded == std::vector<float>(expected.begin(), expected.end())));
       });
     }
   }
