@@ -18,6 +18,8 @@ namespace skerry::server {
 namespace {
 
 constexpr unsigned kSealed = 0440;
+constexpr std::uint64_t kVerifiedForSending = std::uint64_t{256} << 20;
+constexpr std::size_t kContentIdBytes = 67;
 
 /// An upload's place in the spool: its task (or, for an operator's, "+" and who), then the content id.
 using UploadKey = std::pair<std::string, std::string>;
@@ -86,6 +88,8 @@ struct CargoStore::State {
   std::map<UploadKey, std::shared_ptr<Upload>> uploads;
   std::map<std::string, std::uint64_t> node_bytes, run_bytes;
   std::set<std::string> fresh_cargo, fresh_states;  // put by this process and not yet seen live
+  std::set<std::string> trusted;                    // paths whose bytes this process wrote or compared with their id
+  std::mutex verifying;                             // taken before `mutex`: one file at a time, which has all cores
 
   std::string sealed_path(const UploadRequest& request) const {
     return join_path(spool, owner_of(request) + "." + request.content_id);
@@ -187,6 +191,13 @@ struct CargoStore::State {
   /// Ends an upload that is not in `uploads` any more; what cannot be removed now is found by the next collection.
   void end(Upload& upload) {
     end_upload(upload, [this](const std::string& path) { (void)reaper.remove(path).ok(); });
+    std::lock_guard lock(mutex);
+    trusted.erase(upload.sealed_path);
+  }
+
+  void trust(const std::string& path) {
+    std::lock_guard lock(mutex);
+    trusted.insert(path);
   }
 
   void drop(const std::shared_ptr<Upload>& upload) {
@@ -290,7 +301,9 @@ Result<void> CargoStore::adopt_file(const std::string& path, const std::string& 
     SKERRY_TRY(make_directories(directory));
     SKERRY_TRY(fsync_directory(state_->cargo));
   }
-  return rename_durable(path, target);
+  SKERRY_TRY(rename_durable(path, target));
+  state_->trust(target);
+  return {};
 }
 
 Result<CargoFile> CargoStore::open_cargo(const std::string& content_id) const {
@@ -305,7 +318,8 @@ Result<CargoFile> CargoStore::open_cargo(const std::string& content_id) const {
 }
 
 Result<MappedFile> CargoStore::map_cargo(const std::string& content_id) const {
-  SKERRY_TRY(check_content_id(content_id));
+  SKERRY_ASSIGN(const std::uint64_t size, cargo_size(content_id));
+  if (size <= kVerifiedForSending) SKERRY_TRY(verify_once(cargo_path(content_id)));
   return MappedFile::open(cargo_path(content_id));
 }
 
@@ -314,15 +328,35 @@ Result<std::uint64_t> CargoStore::cargo_size(const std::string& content_id) cons
   return file_size(cargo_path(content_id));
 }
 
-Result<void> CargoStore::verify_cargo(const std::string& content_id) const {
-  SKERRY_ASSIGN(MappedFile file, map_cargo(content_id));
+namespace {
+
+Result<void> compare_with_id(const std::string& path, std::string_view content_id) {
+  SKERRY_ASSIGN(MappedFile file, MappedFile::open(path));
   file.expect_sequential();
   const std::string found = skerry::content_id(file.bytes(), 0);
   SKERRY_TRY(file.check());
-  if (found != content_id) {
-    return data_loss(file.path() + " is damaged: its bytes have the content id " + found +
-                     "; restore it from a backup");
+  if (found == content_id) return {};
+  return Error{Code::kDataLoss, path + " is damaged: its bytes have the content id " + found + "; restore it from a backup", true};
+}
+
+}  // namespace
+
+Result<void> CargoStore::verify_cargo(const std::string& content_id) const {
+  SKERRY_TRY(check_content_id(content_id));
+  return compare_with_id(cargo_path(content_id), content_id);
+}
+
+Result<void> CargoStore::verify_once(const std::string& path) const {
+  if (path.size() < kContentIdBytes) return {};
+  const std::string_view id = std::string_view(path).substr(path.size() - kContentIdBytes);
+  if (!check_content_id(id).ok()) return {};
+  std::lock_guard one_at_a_time(state_->verifying);
+  {
+    std::lock_guard lock(state_->mutex);
+    if (state_->trusted.count(path) != 0) return {};
   }
+  SKERRY_TRY(compare_with_id(path, id));
+  state_->trust(path);
   return {};
 }
 
@@ -330,6 +364,7 @@ Result<void> CargoStore::remove_cargo(const std::string& content_id) {
   SKERRY_TRY(check_content_id(content_id));
   std::lock_guard lock(state_->mutex);
   state_->fresh_cargo.erase(content_id);
+  state_->trusted.erase(cargo_path(content_id));
   return state_->reaper.remove(cargo_path(content_id));
 }
 
@@ -433,6 +468,7 @@ Result<UploadStatus> CargoStore::State::complete(CargoStore& store, const std::s
     drop(upload);
     return finished.error();
   }
+  trust(upload->sealed_path);
   bool ended = false;
   {
     std::lock_guard lock(upload->mutex);

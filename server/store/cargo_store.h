@@ -127,10 +127,16 @@ class CargoStore {
   /// bytes are trusted to be those of the id. `synced`: the caller has called fsync on it already.
   Result<void> adopt_file(const std::string& path, const std::string& content_id, bool synced = false);
 
+  /// Compares the file at `path`, cargo or a spool file, with the content id in its name, unless this process wrote it or
+  /// compared it before. Call it before use: it reads the whole file, on all cores. Files that are named otherwise, states
+  /// of optimizers, have checksums of their own. DATA_LOSS (retryable: the file may be put back) naming the file.
+  Result<void> verify_once(const std::string& path) const;
+
   /// Opens cargo for reading. NOT_FOUND, INVALID_ARGUMENT (not a content id).
   Result<CargoFile> open_cargo(const std::string& content_id) const;
 
-  /// The same, mapped: for the engine.
+  /// The same, mapped, for sending. Files of up to 256 MiB are compared with their id first, as by verify_once; who
+  /// receives a larger one compares it.
   Result<MappedFile> map_cargo(const std::string& content_id) const;
 
   /// Where this id's file stands, whether it exists or not; `content_id` must be valid.

@@ -10,6 +10,8 @@
 namespace skerry::server {
 namespace {
 
+constexpr std::uint64_t kComparedAtStart = std::uint64_t{32} << 20;
+
 const std::string kRestore = "; the database was altered or damaged, restore it from a backup";
 
 std::string name_of(const VersionRecord& version) {
@@ -87,6 +89,28 @@ Result<void> for_each_version_with_files(sqlite::Database& database, Use use) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return {};
     SKERRY_TRY(use(read_version(row, false)));
+  }
+}
+
+/// What a version keeps in files is there with its size.
+Result<void> check_version_files(const VersionRecord& version, const CargoStore& cargo) {
+  for (const StoredBlob* blob : {&version.whole, &version.step}) {
+    if (blob->content_id.empty()) continue;
+    SKERRY_TRY(check_size(cargo.cargo_size(blob->content_id), blob->size, version, cargo.cargo_path(blob->content_id)));
+  }
+  if (version.state_name.empty()) return {};
+  const std::string path = cargo.state_path(version.state_name);
+  return check_size(file_size(path), version.state_size, version, path);
+}
+
+/// The spool files of accepted updates that are not decided.
+template <typename Use>
+Result<void> for_each_spooled(sqlite::Database& database, Use use) {
+  SKERRY_ASSIGN(auto row, database.query("SELECT task_id, spooled FROM tasks WHERE state = 2 AND spooled <> '[]' ORDER BY task_id"));
+  for (;;) {
+    SKERRY_ASSIGN(bool more, row.next());
+    if (!more) return {};
+    for (const SpooledPayload& payload : spooled_from_json(row.text_view(1))) SKERRY_TRY(use(row.text(0), payload));
   }
 }
 
@@ -180,17 +204,27 @@ Result<void> check_accepted(sqlite::Database& database) {
 }
 
 Result<void> Store::check_files(const CargoStore& cargo) {
-  auto check = [&](const VersionRecord& version) -> Result<void> {
-    for (const StoredBlob* blob : {&version.whole, &version.step}) {
-      if (blob->content_id.empty()) continue;
-      SKERRY_TRY(
-          check_size(cargo.cargo_size(blob->content_id), blob->size, version, cargo.cargo_path(blob->content_id)));
-    }
-    if (version.state_name.empty()) return {};
-    const std::string path = cargo.state_path(version.state_name);
-    return check_size(file_size(path), version.state_size, version, path);
+  std::map<std::pair<std::string, std::string>, VersionRecord> newest;  // by run and fragment
+  SKERRY_TRY(for_each_version_with_files(database_, [&](const VersionRecord& version) -> Result<void> {
+    newest[{version.run_id, version.fragment}] = version;  // they come in their order
+    return check_version_files(version, cargo);
+  }));
+  // What the next exchanges start from, while that takes no time; the rest is compared before its first use.
+  std::uint64_t left = kComparedAtStart;
+  auto compare = [&](const std::string& path, std::uint64_t size) -> Result<void> {
+    if (size > left) return {};
+    left -= size;
+    return cargo.verify_once(path);
   };
-  return for_each_version_with_files(database_, check);
+  SKERRY_TRY(for_each_spooled(database_, [&](const std::string& task, const SpooledPayload& payload) -> Result<void> {
+    SKERRY_ASSIGN(const std::string path, cargo.spool_file(task, payload.content_id));
+    return compare(path, payload.size);
+  }));
+  for (const auto& entry : newest) {
+    const StoredBlob& whole = entry.second.whole;
+    if (!whole.content_id.empty()) SKERRY_TRY(compare(cargo.cargo_path(whole.content_id), whole.size));
+  }
+  return {};
 }
 
 Result<void> Store::verify(const CargoStore& cargo) {
