@@ -1,6 +1,9 @@
 #include "strategies/combination.h"
 
 #include <algorithm>
+#include <optional>
+
+#include <nlohmann/json.hpp>
 
 #include "strategies/catalogue.h"
 #include "strategies/outer/outer_optimizer.h"
@@ -11,6 +14,13 @@ namespace {
 
 bool has(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::optional<double> number_in(const SpecPart& part, const std::string& name) {
+  const auto found = part.parameters.find(name);
+  if (found == part.parameters.end()) return std::nullopt;
+  const auto* number = std::get_if<double>(&found->second);
+  return number == nullptr ? std::nullopt : std::optional(*number);
 }
 
 Result<void> check_counts(const Needs& needs, const Surroundings& offered, const std::string& who) {
@@ -70,11 +80,15 @@ Result<void> check_combination(const RunSpec& spec) {
   SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
   SKERRY_TRY(make_outer_optimizer(outer_part(spec)));
   SKERRY_TRY(check_needs(rule, surroundings(spec)));
+  if (spec.training.control_variates && spec.aggregation.name != "weighted_mean")
+    return invalid_argument("aggregation.rule is " + spec.aggregation.name +
+                            ", must be weighted_mean with training.control_variates: control variates are averages");
   return check_participation(spec, rule.needs);
 }
 
 std::vector<std::string> combination_notes(const RunSpec& spec) {
   const bool asynchronous = spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  const std::string& rule = spec.aggregation.name;
   const std::string& outer = spec.outer.name;
   std::vector<std::string> notes;
   if (outer == "delayed_nesterov" && !asynchronous)
@@ -84,10 +98,16 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
     notes.push_back("outer.optimizer " + outer +
                     " in an asynchronous run gives every update in turn the momentum meant for a whole round, and may "
                     "diverge (arXiv 2401.09135): consider delayed_nesterov or sgd");
-  const auto byzantine = spec.aggregation.parameters.find("byzantine");
-  if (byzantine != spec.aggregation.parameters.end() && std::get_if<double>(&byzantine->second) &&
-      std::get<double>(byzantine->second) == 0)
-    notes.push_back("aggregation.byzantine is 0: " + spec.aggregation.name + " then holds against no hostile update");
+  if (number_in(spec.aggregation, "byzantine") == 0.0)
+    notes.push_back("aggregation.byzantine is 0: " + rule + " then holds against no hostile update");
+  const double momentum = nlohmann::json::parse(spec.training_json).value("momentum", 0.0);
+  if (rule == "normalised_mean" && number_in(spec.aggregation, "momentum") != momentum)
+    notes.push_back("aggregation.momentum and training.momentum differ: normalised_mean then divides updates by other "
+                    "lengths than they have");
+  if (rule == "qffl" && number_in(spec.aggregation, "learning_rate") != spec.training.learning_rate)
+    notes.push_back("aggregation.learning_rate and training.learning_rate differ: qffl takes the one for the other");
+  if (spec.strategy == "fedper" && spec.exchange.personal.empty())
+    notes.push_back("strategy fedper without exchange.personal is plain fedavg: name the tensors that stay");
   return notes;
 }
 

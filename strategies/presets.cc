@@ -208,7 +208,7 @@ std::span<const Preset> presets() {
     std::vector<Preset> out = {async_diloco(), diloco(),  fault_tolerant_fedavg(), fedadagrad(), fedadam(),
                                fedavg(),       fedavgm(), fedmom(),                fedper(),     fedprox(),
                                fedyogi(),      photon(),  scaffold()};
-
+    for (auto& preset : rule_presets()) out.push_back(std::move(preset));
     std::sort(out.begin(), out.end(), [](const Preset& a, const Preset& b) { return a.name < b.name; });
     return out;
   }();

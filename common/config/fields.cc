@@ -203,7 +203,9 @@ std::string shown(const FieldValue& value) {
   return "";
 }
 
-std::string allowed(const Field& field) {
+}  // namespace
+
+std::string allowed_values(const Field& field) {
   if (!field.choices.empty()) {
     std::string out;
     for (const auto& choice : field.choices) out += (out.empty() ? "`" : ", `") + choice + "`";
@@ -228,12 +230,14 @@ std::string allowed(const Field& field) {
   return out;
 }
 
+namespace {
+
 /// `owners` stands before the meaning.
 std::string row(const Field& field, const std::string& owners) {
   const auto dot = field.path.find('.');
   const std::string name = dot == std::string::npos ? field.path : field.path.substr(dot + 1);
   const std::string fallback = field.absent.empty() ? shown(field.fallback) : field.absent;
-  return "| `" + name + "` | " + (owners.empty() ? "" : owners + ": ") + field.meaning + " | " + allowed(field) +
+  return "| `" + name + "` | " + (owners.empty() ? "" : owners + ": ") + field.meaning + " | " + allowed_values(field) +
          " | " + fallback + " |\n";
 }
 

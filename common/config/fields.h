@@ -56,6 +56,9 @@ struct SpecCatalogue {
 /// it: they are open tables with their own documents.
 std::span<const Field> run_spec_fields();
 
+/// The values that a field takes, in Markdown: "`sgd`, `adam`" or "whole number ≥ 0, ≤ 100".
+std::string allowed_values(const Field& field);
+
 /// The reference tables in Markdown, one a section, as docs/run-spec.md holds them between its markers.
 std::string run_spec_reference(const SpecCatalogue& catalogue);
 

@@ -30,7 +30,7 @@ learning_rate = 0.1
   return possible.ok() ? "" : possible.error().message;
 }
 
-std::vector<std::string> notes(const std::string& more) {
+std::vector<std::string> notes(const std::string& more, const std::string& training = "") {
   const auto spec = parse_run_spec(R"(name = "p"
 [model]
 architecture = "linear"
@@ -41,7 +41,8 @@ kind = "idx"
 schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 0.1
-)" + more,
+optimizer = "sgd"
+)" + training + more,
                                    spec_catalogue());
   if (!spec.ok()) FAIL(spec.error().message);
   return combination_notes(*spec);
@@ -122,6 +123,59 @@ TEST_CASE("a rule that needs the loss before training is refused where trainers 
         "training.start_loss to true");
 }
 
+TEST_CASE("krum's and bulyan's counts are held against the quorum, and against the buffer") {
+  CHECK(refusal("krum", "[participation]\nquorum = 4\n") ==
+        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+        "4: raise participation.quorum");
+  CHECK(refusal("multikrum", "[aggregation]\nbyzantine = 2\n") ==
+        "aggregation.rule multi_krum needs at least 7 updates (n >= 2f + 3 with f = 2), but an exchange may be committed "
+        "with 5: raise participation.quorum");
+  CHECK(refusal("bulyan", "[aggregation]\nbyzantine = 3\n[participation]\nquorum = 14\n") ==
+        "aggregation.rule bulyan needs at least 15 updates (n >= 4f + 3 with f = 3), but an exchange may be committed "
+        "with 14: raise participation.quorum");
+  CHECK(refusal("krum", "[participation]\nmode = \"asynchronous\"\nbuffer = 3\n") ==
+        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+        "3: raise participation.buffer");
+  CHECK(refusal("krum", "[aggregation]\nbyzantine = 0\n[participation]\nquorum = 3\n") == "");
+}
+
+TEST_CASE("trimming more than there is is refused") {
+  CHECK(refusal("fedtrimmedavg", "[aggregation]\ntrim = 3\n[participation]\nquorum = 6\n")
+            .find("aggregation.rule trimmed_mean needs at least 7 updates") == 0);
+}
+
+TEST_CASE("q-FFL is refused where nodes do not measure or may not report the loss before training") {
+  CHECK(refusal("qfedavg", "") == "");
+  CHECK(refusal("fedavg", "[aggregation]\nrule = \"qffl\"\n[limits]\nmetrics = [\"start_loss\"]\n") ==
+        "aggregation.rule qffl needs the loss of the model that a task starts from, which trainers do not measure: set "
+        "training.start_loss to true");
+  CHECK(refusal("qfedavg", "[limits]\nmetrics = [\"loss\"]\n").find("limits.metrics") != std::string::npos);
+}
+
+TEST_CASE("weights that nodes report themselves must be a metric that they may report") {
+  CHECK(refusal("fedavg", "[aggregation]\nweights = \"reported\"\n") ==
+        "aggregation.rule weighted_mean needs every node to report weight, but limits.metrics does not name it: add it "
+        "there");
+}
+
+TEST_CASE("FLTrust without its node is refused") {
+  CHECK(refusal("fltrust", "").find("aggregation.trusted") == 0);
+  CHECK(refusal("fltrust", "[aggregation]\ntrusted = \"operator\"\n") == "");
+}
+
+TEST_CASE("SCAFFOLD is refused without rounds, with other rules and with other inner optimizers") {
+  CHECK(refusal("scaffold", "") == "");
+  CHECK(refusal("scaffold", "[participation]\nmode = \"asynchronous\"\n").find("participation.mode") !=
+        std::string::npos);
+  CHECK(refusal("scaffold", "[aggregation]\nrule = \"median\"\n").find("aggregation.rule") != std::string::npos);
+  CHECK(refusal("scaffold", "", "optimizer = \"adamw\"\n").find("training.optimizer") != std::string::npos);
+}
+
+TEST_CASE("FedAsync is refused where fragments are exchanged one after another") {
+  CHECK(refusal("fedasync", "[exchange]\nfragments = 2\nschedule = \"staggered\"\n")
+            .find("aggregation.rule weighted_mean moves late updates") == 0);
+}
+
 TEST_CASE("an outer optimizer whose numbers cannot be is refused") {
   CHECK(refusal("fedavg", "[outer]\noptimizer = \"delayed_nesterov\"\ndelay = 4\ncarry = 0.5\n") ==
         "outer.carry is 0.5, must be at most 1 / outer.delay (1 / 4)");
@@ -138,4 +192,10 @@ TEST_CASE("what is possible but rarely meant is said") {
   REQUIRE(momentum.size() == 1);
   CHECK(momentum[0].find("may diverge") != std::string::npos);
   CHECK(notes("[outer]\noptimizer = \"delayed_nesterov\"\n[participation]\nmode = \"asynchronous\"\n").empty());
+  CHECK(notes("[aggregation]\nrule = \"krum\"\nbyzantine = 0\n[participation]\nquorum = 3\n") ==
+        std::vector<std::string>{"aggregation.byzantine is 0: krum then holds against no hostile update"});
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", "momentum = 0.9\n").size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", "momentum = 0.9\n").empty());
+  CHECK(notes("[aggregation]\nrule = \"qffl\"\nlearning_rate = 0.2\n").size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"qffl\"\n").empty());
 }
