@@ -1,5 +1,6 @@
 #include "server/store/store.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "common/base/encoding_text.h"
@@ -20,10 +21,12 @@ std::uint64_t to_number(const std::string& text) {
   return number;
 }
 
-/// A new epoch after `previous` ("" at first): the serial plus 1, and something random, because two restores of one
-/// backup must not have the same.
-std::string next_epoch(const std::string& previous, Random& random) {
-  return std::to_string(to_number(previous.substr(0, previous.find('-'))) + 1) + "-" + random_hex(random, 4);
+/// A new epoch after `previous` ("" at first): a serial, and something random, because two restores of one backup must not
+/// have the same. The serial of a restore is above those that were used since the backup was made: the time in seconds.
+std::string next_epoch(const std::string& previous, std::int64_t now_ms, Random& random) {
+  std::uint64_t serial = to_number(previous.substr(0, previous.find('-'))) + 1;
+  if (!previous.empty()) serial = std::max(serial, static_cast<std::uint64_t>(now_ms / 1000));
+  return std::to_string(serial) + "-" + random_hex(random, 4);
 }
 
 /// Compares what is in the database with what was acknowledged last.
@@ -75,9 +78,10 @@ Result<Store> Store::open(const std::string& home, Random& random, const StoreOp
     SKERRY_ASSIGN(from.hash, from_hex(checkpoint.substr(checkpoint.find(' ') + 1)));
   }
   const std::uint64_t checkpoint_sequence = from.sequence;
-  SKERRY_ASSIGN(ChainHead head, check_chain(database, from));
-  SKERRY_TRY(check_versions(database, checkpoint_sequence, false));
-  SKERRY_TRY(check_accepted(database));
+  const OnDamage refuse = [](Error error) -> Result<void> { return error; };
+  SKERRY_ASSIGN(ChainHead head, check_chain(database, from, refuse));
+  SKERRY_TRY(check_versions(database, checkpoint_sequence, false, refuse));
+  SKERRY_TRY(check_accepted(database, refuse));
 
   if (epoch.empty() && !options.restored) {
     SKERRY_ASSIGN(ChainHead acknowledged, anchor.read());
@@ -85,7 +89,7 @@ Result<Store> Store::open(const std::string& home, Random& random, const StoreOp
   }
   if (options.restored || epoch.empty()) {
     const std::string previous = epoch;
-    epoch = next_epoch(previous, random);
+    epoch = next_epoch(previous, options.now_ms, random);
     SKERRY_ASSIGN(auto transaction, sqlite::Transaction::begin(database));
     SKERRY_TRY(write_meta(database, "epoch", epoch));
     SKERRY_TRY(database.run("INSERT INTO audit (time_ms, who, action, subject, detail) VALUES (?, 'server', ?, ?, ?)",

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -206,17 +207,16 @@ class Store : public StoreReader {
   std::string chain_head() const;
   std::uint64_t chain_length() const;
 
-  /// Checks that every file that a released version refers to is there with its size. DATA_LOSS naming run, fragment,
-  /// version and file.
+  /// Checks that every file that a released version refers to is there with its size, and that those which the next
+  /// exchanges start from have their content id, up to 32 MiB of them (CargoStore::verify_once does the rest before their
+  /// first use). DATA_LOSS naming run, fragment, version and file.
   Result<void> check_files(const CargoStore& cargo);
 
   /// Removes what no row refers to, at start and whenever there is time: cargo and states of pruned versions, spool
   /// files of tasks that are decided or whose run has ended. What was put by this process and not released yet stays.
   Result<CollectReport> collect(CargoStore& cargo);
 
-  /// Everything there is to check: the whole chain, each task against its receipts, each version against its release,
-  /// SQLite's own check, and every cargo file's bytes against its id. Takes a while. DATA_LOSS naming the first row or
-  /// file that is wrong.
+  /// find_damage() on this store: DATA_LOSS naming the first row or file that is wrong.
   Result<void> verify(const CargoStore& cargo);
 
  private:
@@ -224,5 +224,15 @@ class Store : public StoreReader {
   Store(sqlite::Database database, std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+/// Told what is looked at next.
+using OnProgress = std::function<void(const std::string& what)>;
+
+/// Everything there is to check in a store's database: SQLite's pages and their checksums, the whole chain, each task
+/// against its receipts, each version against its release, accepted updates against what was signed; with `cargo` also
+/// every cargo and spool file's bytes against its id. Takes a while. A sentence for each row and file that is wrong or
+/// missing, saying what to do; none: all is as it was written.
+std::vector<std::string> find_damage(
+    sqlite::Database& database, const CargoStore* cargo, const OnProgress& progress = [](const std::string&) {});
 
 }  // namespace skerry::server

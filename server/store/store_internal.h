@@ -1,6 +1,7 @@
 // What the store's sources share. Internal to server/store.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,14 +52,17 @@ VersionRecord read_version(const sqlite::Statement& row, bool with_bytes);
 Result<std::string> read_meta(sqlite::Database& database, const std::string& key);
 Result<void> write_meta(sqlite::Database& database, const std::string& key, const std::string& value);
 
+/// Told of each row that is wrong; an error from it ends the check.
+using OnDamage = std::function<Result<void>(Error)>;
+
 /// Recomputes the chain after `from` up to its end, checks tasks and releases against its links, and returns its head.
-Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from);
+Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from, const OnDamage& damaged);
 
 /// Checks every released version that is stored against its link, and the newest of each fragment for being there.
 /// `all_bytes`: also that inline bytes have their content id, for all rather than the newest ones.
-Result<void> check_versions(sqlite::Database& database, std::uint64_t from_sequence, bool all_bytes);
+Result<void> check_versions(sqlite::Database& database, std::uint64_t from_sequence, bool all_bytes, const OnDamage& damaged);
 
 /// Accepted updates of open exchanges: there, and as they were signed.
-Result<void> check_accepted(sqlite::Database& database);
+Result<void> check_accepted(sqlite::Database& database, const OnDamage& damaged);
 
 }  // namespace skerry::server

@@ -116,7 +116,7 @@ Result<void> for_each_spooled(sqlite::Database& database, Use use) {
 
 }  // namespace
 
-Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from) {
+Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from, const OnDamage& damaged) {
   ChainHead head = std::move(from);
   if (head.sequence != 0) {
     SKERRY_ASSIGN(auto row, database.query("SELECT hash FROM receipts WHERE sequence = ?", head.sequence));
@@ -134,19 +134,19 @@ Result<ChainHead> check_chain(sqlite::Database& database, ChainHead from) {
     if (!more) return head;
     const ReceiptRecord link = read_receipt(row);
     if (link.sequence != head.sequence + 1) {
-      return data_loss("receipt " + std::to_string(head.sequence + 1) + " is lost: after " +
-                       std::to_string(head.sequence) + " comes " + std::to_string(link.sequence) + kRestore);
+      SKERRY_TRY(damaged(data_loss("receipt " + std::to_string(head.sequence + 1) + " is lost: after " +
+                       std::to_string(head.sequence) + " comes " + std::to_string(link.sequence) + kRestore)));
+    } else if (link_hash(head.hash, link) != link.hash) {
+      SKERRY_TRY(damaged(data_loss("receipt " + std::to_string(link.sequence) + " (" + link.kind + " " + link.subject +
+                                   ") does not have the hash of its content" + kRestore)));
     }
-    if (link_hash(head.hash, link) != link.hash) {
-      return data_loss("receipt " + std::to_string(link.sequence) + " (" + link.kind + " " + link.subject +
-                       ") does not have the hash of its content" + kRestore);
-    }
-    if (link.kind != "RELEASED") SKERRY_TRY(check_task(database, link));
+    if (link.kind != "RELEASED")
+      if (auto task = check_task(database, link); !task.ok()) SKERRY_TRY(damaged(task.error()));
     head = {link.sequence, link.hash};
   }
 }
 
-Result<void> check_versions(sqlite::Database& database, std::uint64_t from_sequence, bool all_bytes) {
+Result<void> check_versions(sqlite::Database& database, std::uint64_t from_sequence, bool all_bytes, const OnDamage& damaged) {
   // The newest release of each fragment among the links looked at must be stored.
   {
     SKERRY_ASSIGN(auto row, database.query("SELECT run_id, subject, max(version) FROM receipts WHERE sequence > ? AND "
@@ -159,10 +159,9 @@ Result<void> check_versions(sqlite::Database& database, std::uint64_t from_seque
                     database.query("SELECT 1 FROM versions WHERE run_id = ? AND fragment = ? AND version = ?",
                                    row.text(0), row.text(1), row.int64(2)));
       SKERRY_ASSIGN(bool found, stored.next());
-      if (!found) {
-        return data_loss("version " + row.text(2) + " of fragment " + row.text(1) + " of run " + row.text(0) +
-                         " was released but its row is lost" + kRestore);
-      }
+      if (!found)
+        SKERRY_TRY(damaged(data_loss("version " + row.text(2) + " of fragment " + row.text(1) + " of run " + row.text(0) +
+                                     " was released but its row is lost" + kRestore)));
     }
   }
   SKERRY_ASSIGN(
@@ -183,22 +182,22 @@ Result<void> check_versions(sqlite::Database& database, std::uint64_t from_seque
     const VersionRecord version = read_version(row, true);
     if (row.text_view(18) != "RELEASED" || row.text_view(19) != release_digest(version) ||
         to_hex(row.blob_view(20)) != version.chain) {
-      return data_loss("the row of " + name_of(version) + " is not what was released" + kRestore);
+      SKERRY_TRY(damaged(data_loss("the row of " + name_of(version) + " is not what was released" + kRestore)));
     }
-    SKERRY_TRY(check_inline(version, version.whole, "model"));
-    SKERRY_TRY(check_inline(version, version.step, "step"));
+    if (auto whole = check_inline(version, version.whole, "model"); !whole.ok()) SKERRY_TRY(damaged(whole.error()));
+    if (auto step = check_inline(version, version.step, "step"); !step.ok()) SKERRY_TRY(damaged(step.error()));
   }
 }
 
-Result<void> check_accepted(sqlite::Database& database) {
+Result<void> check_accepted(sqlite::Database& database, const OnDamage& damaged) {
   SKERRY_ASSIGN(auto row, database.query("SELECT task_id, body_sha256, body IS NULL, body FROM tasks LEFT JOIN bodies "
                                          "ON bodies.task = tasks.id WHERE state = 2"));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
     if (!more) return {};
     if (row.int64(2) != 0 || sha256_hex(row.blob_view(3)) != row.text_view(1)) {
-      return data_loss("the accepted update of task " + row.text(0) + " is " +
-                       (row.int64(2) != 0 ? "lost" : "not what was signed") + kRestore);
+      SKERRY_TRY(damaged(data_loss("the accepted update of task " + row.text(0) + " is " +
+                                   (row.int64(2) != 0 ? "lost" : "not what was signed") + kRestore)));
     }
   }
 }
@@ -227,28 +226,59 @@ Result<void> Store::check_files(const CargoStore& cargo) {
   return {};
 }
 
-Result<void> Store::verify(const CargoStore& cargo) {
-  SKERRY_TRY(database_.check_integrity());
-  SKERRY_ASSIGN(ChainHead head, check_chain(database_, {}));
-  if (head.hash != state_->head.hash) return data_loss("the chain's end is not what this process wrote" + kRestore);
-  {
-    SKERRY_ASSIGN(auto row, database_.query("SELECT task_id FROM tasks LEFT JOIN receipts USING (sequence) "
-                                            "WHERE subject IS NULL OR subject <> task_id LIMIT 1"));
-    SKERRY_ASSIGN(bool found, row.next());
-    if (found) return data_loss("the row of task " + row.text(0) + " has no receipt" + kRestore);
-  }
-  SKERRY_TRY(check_versions(database_, 0, true));
-  SKERRY_TRY(check_accepted(database_));
-  SKERRY_TRY(check_files(cargo));
-  std::set<std::string> checked;
-  return for_each_version_with_files(database_, [&](const VersionRecord& version) -> Result<void> {
-    for (const StoredBlob* blob : {&version.whole, &version.step}) {
-      if (blob->content_id.empty() || !checked.insert(blob->content_id).second) continue;
-      auto verified = cargo.verify_cargo(blob->content_id);
-      if (!verified.ok()) return with_context(verified.error(), name_of(version));
-    }
+std::vector<std::string> find_damage(sqlite::Database& database, const CargoStore* cargo, const OnProgress& progress) {
+  std::vector<std::string> findings;
+  const OnDamage collect = [&findings](Error error) -> Result<void> {
+    findings.push_back(std::move(error.message));
     return {};
+  };
+  // One part that cannot be read to its end does not hide what the others have to say.
+  const auto part = [&](const char* name, const auto& check) {
+    progress(name);
+    if (auto checked = check(); !checked.ok()) (void)collect(checked.error());
+  };
+  part("pages", [&] { return database.check_integrity(); });
+  part("receipts", [&] { return check_chain(database, {}, collect); });
+  part("tasks", [&]() -> Result<void> {
+    SKERRY_ASSIGN(auto row, database.query("SELECT task_id FROM tasks LEFT JOIN receipts USING (sequence) "
+                                           "WHERE subject IS NULL OR subject <> task_id"));
+    for (;;) {
+      SKERRY_ASSIGN(bool more, row.next());
+      if (!more) return {};
+      SKERRY_TRY(collect(data_loss("the row of task " + row.text(0) + " has no receipt" + kRestore)));
+    }
   });
+  part("versions", [&] { return check_versions(database, 0, true, collect); });
+  part("accepted updates", [&] { return check_accepted(database, collect); });
+  if (cargo == nullptr) return findings;
+  part("cargo", [&]() -> Result<void> {
+    std::set<std::string> checked;
+    return for_each_version_with_files(database, [&](const VersionRecord& version) -> Result<void> {
+      if (auto there = check_version_files(version, *cargo); !there.ok()) return collect(there.error());
+      for (const StoredBlob* blob : {&version.whole, &version.step}) {
+        if (blob->content_id.empty() || !checked.insert(blob->content_id).second) continue;
+        auto verified = cargo->verify_cargo(blob->content_id);
+        if (!verified.ok()) SKERRY_TRY(collect(with_context(verified.error(), name_of(version))));
+        progress("cargo");
+      }
+      return {};
+    });
+  });
+  part("spool", [&] {
+    return for_each_spooled(database, [&](const std::string& task, const SpooledPayload& payload) -> Result<void> {
+      auto path = cargo->spool_file(task, payload.content_id);
+      const Result<void> compared = path.ok() ? cargo->verify_once(*path) : Result<void>(path.error());
+      if (compared.ok()) return {};
+      return collect(with_context(compared.error(), "the accepted update of task " + task));
+    });
+  });
+  return findings;
+}
+
+Result<void> Store::verify(const CargoStore& cargo) {
+  std::vector<std::string> findings = find_damage(database_, &cargo);
+  if (!findings.empty()) return data_loss(std::move(findings.front()));
+  return {};
 }
 
 }  // namespace skerry::server
