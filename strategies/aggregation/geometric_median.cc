@@ -16,17 +16,21 @@ StatisticsPass measure_distances(std::vector<double> coefficients) {
           }};
 }
 
-// Σ α_k ‖v − Δ_k‖, where the table holds the squares.
-double objective(const std::vector<double>& shares, const Table& squares) {
-  double sum = 0;
-  for (std::size_t k = 0; k < shares.size(); ++k) sum += shares[k] * std::sqrt(squares.values[k]);
-  return sum;
+// Whether no distance changed by more than `tolerance` of itself. (The sum of distances would not do: one update that is very
+// far away would hide that the others' still fall.)
+bool settled(const Table& before, const Table& now, const GeometricMedianOptions& options) {
+  for (std::size_t k = 0; k < now.values.size(); ++k) {
+    const double last = std::max(options.smoothing, std::sqrt(before.values[k]));
+    const double change = std::sqrt(now.values[k]) - std::sqrt(before.values[k]);
+    if (std::abs(change) > options.tolerance * last) return false;
+  }
+  return true;
 }
 
 Result<Pass> next_pass(const Cohort& cohort, std::span<const Table> tables, const GeometricMedianOptions& options) {
   SKERRY_ASSIGN(const std::vector<double> shares, shares_of(cohort, options.weighting, "geometric_median"));
   if (tables.empty()) return Pass(measure_distances(shares));
-  // β_k / Σ β, all divided by the largest first: it may be beyond the range of numbers.
+  // β_k / Σ β, with every distance in units of the least: the numbers stay in range.
   std::vector<double> coefficients;
   double total = 0;
   double nearest = std::numeric_limits<double>::infinity();
@@ -38,12 +42,8 @@ Result<Pass> next_pass(const Cohort& cohort, std::span<const Table> tables, cons
   }
   for (double& coefficient : coefficients) coefficient /= total;
   const std::size_t done = tables.size();
-  bool settled = done >= options.iterations;
-  if (!settled && done > 1) {
-    const double before = objective(shares, tables[done - 2]);
-    settled = before - objective(shares, tables[done - 1]) <= options.tolerance * before;
-  }
-  if (settled) return Pass(LinearOutput{std::move(coefficients)});
+  if (done >= options.iterations || (done > 1 && settled(tables[done - 2], tables[done - 1], options)))
+    return Pass(LinearOutput{std::move(coefficients)});
   return Pass(measure_distances(std::move(coefficients)));
 }
 
@@ -78,7 +78,7 @@ RuleEntry geometric_median_entry() {
   iterations.whole = true;
   ParameterInfo tolerance;
   tolerance.name = "tolerance";
-  tolerance.meaning = "it ends when the sum of distances falls by no more than this share of itself";
+  tolerance.meaning = "it ends when no update's distance changes by more than this share of itself";
   tolerance.fallback = fallback.tolerance;
   tolerance.maximum = 1;
   tolerance.below_maximum = true;

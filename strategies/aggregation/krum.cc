@@ -19,11 +19,11 @@ double distance_of(Distances distances, std::size_t updates, std::size_t a, std:
 
 struct Score {
   double nearest = 0;  // to the neighbours
-  double all = 0;      // to all others: decides between equals
+  double next = 0;     // to the one after them: decides between equals
   std::size_t update = 0;
 
   bool operator<(const Score& other) const {
-    return std::tie(nearest, all, update) < std::tie(other.nearest, other.all, other.update);
+    return std::tie(nearest, next, update) < std::tie(other.nearest, other.next, other.update);
   }
 };
 
@@ -37,11 +37,9 @@ std::vector<Score> scores_among(const std::vector<std::size_t>& left, Distances 
     for (const std::size_t other : left)
       if (other != own) to_others.push_back(distance_of(distances, updates, own, other));
     std::sort(to_others.begin(), to_others.end());
-    Score score{0, 0, own};
-    for (std::size_t i = 0; i < to_others.size(); ++i) {
-      score.all += to_others[i];
-      if (i < neighbours) score.nearest = score.all;
-    }
+    Score score{0, neighbours < to_others.size() ? to_others[neighbours] : 0, own};
+    to_others.resize(std::min(neighbours, to_others.size()));
+    for (const double distance : to_others) score.nearest += distance;
     scores.push_back(score);
   }
   return scores;

@@ -2,8 +2,8 @@
 //
 // The squared distances are sums of squared differences, in float64 (not ‖x‖² + ‖y‖² − 2x·y, which cancels for updates that are
 // close to each other and far from zero). With n updates, f of them hostile, an update's score is the sum of its distances to
-// the n − f − 2 others closest to it; the least score is best. Ties go to the smaller sum of distances to all others, then to
-// the update that comes first in the order of (node, task id). Weights and discounts are ignored.
+// the n − f − 2 others closest to it; the least score is best. Ties go to whoever has the next neighbour closer, then to the
+// update that comes first in the order of (node, task id). Weights and discounts are ignored.
 #pragma once
 
 #include <cstddef>

@@ -89,7 +89,7 @@ def squared_distances(x):
 def best_by_krum(d, indices, neighbours):
     def key(i):
         others = sorted(d[i, j] for j in indices if j != i)
-        return (sum(others[:neighbours]), sum(others), i)
+        return (sum(others[:neighbours]), others[neighbours : neighbours + 1], i)
 
     return sorted(indices, key=key)
 
@@ -131,10 +131,10 @@ def geometric_median(x, case):
     for _ in range(int(q["iterations"])):
         r = np.array([norm(v - row) for row in x])
         b = a / np.maximum(q["smoothing"], r)
-        v, total = b @ x / b.sum(), a @ r
-        if last is not None and last - total <= q["tolerance"] * last:
+        v = b @ x / b.sum()
+        if last is not None and np.all(np.abs(r - last) <= q["tolerance"] * np.maximum(q["smoothing"], last)):
             break
-        last = total
+        last = r
     return v
 
 
