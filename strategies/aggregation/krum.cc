@@ -1,8 +1,8 @@
 #include "strategies/aggregation/krum.h"
 
 #include <algorithm>
-#include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "strategies/aggregation/kernels/columns.h"
 #include "strategies/aggregation/kernels/distances.h"
@@ -11,45 +11,58 @@
 namespace skerry::strategies {
 namespace {
 
-double distance_of(Distances distances, std::size_t updates, std::size_t a, std::size_t b) {
-  const std::size_t i = std::min(a, b);
-  const std::size_t j = std::max(a, b);
-  return distances[i * (2 * updates - i - 1) / 2 + (j - i - 1)];
-}
-
-struct Score {
-  double nearest = 0;  // to the neighbours
-  double next = 0;     // to the one after them: decides between equals
-  std::size_t update = 0;
-
-  bool operator<(const Score& other) const {
-    return std::tie(nearest, next, update) < std::tie(other.nearest, other.next, other.update);
+// The others by their distances to each update, nearest first. What is left of them is scored again and again.
+class Neighbourhoods {
+ public:
+  Neighbourhoods(Distances distances, std::size_t updates) : taken_(updates), others_(updates) {
+    for (auto& others : others_) others.reserve(updates - 1);
+    auto distance = distances.begin();
+    for (std::size_t i = 0; i < updates; ++i) {
+      for (std::size_t j = i + 1; j < updates; ++j, ++distance) {
+        others_[i].push_back({*distance, j});
+        others_[j].push_back({*distance, i});
+      }
+    }
+    for (auto& others : others_) std::sort(others.begin(), others.end());
   }
+
+  struct Score {
+    double nearest = 0;  // the sum over the neighbours, from the smallest up: the updates' order changes no bit
+    double next = 0;     // to the one after them: decides between equals
+    std::size_t update = 0;
+
+    bool operator<(const Score& other) const {
+      return std::tie(nearest, next, update) < std::tie(other.nearest, other.next, other.update);
+    }
+  };
+
+  /// Of the updates that are left, in their order.
+  std::vector<Score> scores(std::size_t neighbours) const {
+    std::vector<Score> out;
+    for (std::size_t update = 0; update < others_.size(); ++update)
+      if (!taken_[update]) out.push_back(score_of(update, neighbours));
+    return out;
+  }
+
+  void take(std::size_t update) { taken_[update] = true; }
+
+ private:
+  Score score_of(std::size_t update, std::size_t neighbours) const {
+    Score score{0, 0, update};
+    for (const auto& [distance, other] : others_[update]) {
+      if (taken_[other]) continue;
+      if (neighbours-- == 0) {
+        score.next = distance;
+        break;
+      }
+      score.nearest += distance;
+    }
+    return score;
+  }
+
+  std::vector<bool> taken_;
+  std::vector<std::vector<std::pair<double, std::size_t>>> others_;
 };
-
-// The scores among `left`. Sums run from the smallest distance up, so that they do not depend on the updates' order.
-std::vector<Score> scores_among(const std::vector<std::size_t>& left, Distances distances, std::size_t updates,
-                                std::size_t neighbours) {
-  std::vector<Score> scores;
-  std::vector<double> to_others;
-  for (const std::size_t own : left) {
-    to_others.clear();
-    for (const std::size_t other : left)
-      if (other != own) to_others.push_back(distance_of(distances, updates, own, other));
-    std::sort(to_others.begin(), to_others.end());
-    Score score{0, neighbours < to_others.size() ? to_others[neighbours] : 0, own};
-    to_others.resize(std::min(neighbours, to_others.size()));
-    for (const double distance : to_others) score.nearest += distance;
-    scores.push_back(score);
-  }
-  return scores;
-}
-
-std::vector<std::size_t> everyone(std::size_t updates) {
-  std::vector<std::size_t> all(updates);
-  std::iota(all.begin(), all.end(), std::size_t{0});
-  return all;
-}
 
 StatisticsPass measure_distances(std::size_t updates) {
   return {1, pairs_of(updates),
@@ -118,7 +131,7 @@ std::size_t count(const Part& part, std::string_view name) { return static_cast<
 }  // namespace
 
 std::vector<std::size_t> least_scores(Distances distances, std::size_t updates, std::size_t neighbours, std::size_t count) {
-  auto scores = scores_among(everyone(updates), distances, updates, neighbours);
+  auto scores = Neighbourhoods(distances, updates).scores(neighbours);
   std::sort(scores.begin(), scores.end());
   std::vector<std::size_t> best;
   for (std::size_t i = 0; i < count; ++i) best.push_back(scores[i].update);
@@ -126,13 +139,13 @@ std::vector<std::size_t> least_scores(Distances distances, std::size_t updates, 
 }
 
 std::vector<std::size_t> bulyan_choice(Distances distances, std::size_t updates, std::size_t byzantine) {
-  std::vector<std::size_t> left = everyone(updates);
+  Neighbourhoods left(distances, updates);
   std::vector<std::size_t> chosen;
   while (chosen.size() < updates - 2 * byzantine) {
-    const std::size_t neighbours = left.size() >= byzantine + 3 ? left.size() - byzantine - 2 : 1;
-    const auto scores = scores_among(left, distances, updates, neighbours);
+    const std::size_t others = updates - chosen.size();
+    const auto scores = left.scores(others >= byzantine + 3 ? others - byzantine - 2 : 1);
     chosen.push_back(std::min_element(scores.begin(), scores.end())->update);
-    left.erase(std::find(left.begin(), left.end(), chosen.back()));
+    left.take(chosen.back());
   }
   return chosen;
 }
