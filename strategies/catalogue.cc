@@ -52,10 +52,11 @@ void put_participation(const Participation& participation, Fields& fields) {
 void put_exchange(const Exchange& exchange, Fields& fields) {
   fields["training.steps"] = static_cast<double>(exchange.inner_steps);
   fields["training.epochs"] = exchange.epochs;
-  if (exchange.fragments > 1) fields["exchange.fragments"] = static_cast<double>(exchange.fragments);
+  const Exchange usual;
+  put_unless(exchange.fragments, usual.fragments, "exchange.fragments", fields);
   if (exchange.schedule == ExchangeSpec::Schedule::kStaggered) fields["exchange.schedule"] = std::string("staggered");
-  fields["exchange.up"] = exchange.up;
-  fields["exchange.down"] = exchange.down;
+  put_unless(exchange.up, usual.up, "exchange.up", fields);
+  put_unless(exchange.down, usual.down, "exchange.down", fields);
 }
 
 void put_objective(const Objective& objective, Fields& fields) {
@@ -76,8 +77,8 @@ SpecCatalogue::Preset as_fields(const Preset& preset) {
   put_objective(preset.objective, out.fields);
   put_part(preset.aggregation, "aggregation", "rule", out.fields);
   put_part(preset.outer, "outer", "optimizer", out.fields);
-  out.fields["evaluation.every"] = static_cast<double>(preset.evaluation.every);
-  out.fields["evaluation.split"] = preset.evaluation.split;
+  put_unless(preset.evaluation.every, Evaluation().every, "evaluation.every", out.fields);
+  put_unless(preset.evaluation.split, Evaluation().split, "evaluation.split", out.fields);
   return out;
 }
 

@@ -56,6 +56,33 @@ TEST_CASE("every field that a preset sets is a field of run specs") {
   }
 }
 
+TEST_CASE("what a preset leaves out of its fields is what the fields say by themselves") {
+  const auto fallback = [](const std::string& path) {
+    for (const Field& field : run_spec_fields())
+      if (field.path == path) return field.fallback;
+    FAIL("there is no field " << path);
+    return FieldValue{};
+  };
+  const Participation participation;
+  CHECK(fallback("participation.mode") == FieldValue(std::string("synchronous")));
+  CHECK(fallback("participation.quorum") == FieldValue(static_cast<double>(participation.quorum)));
+  CHECK(fallback("participation.cohort_fraction") == FieldValue(participation.cohort_fraction));
+  CHECK(fallback("participation.minimum_completion") == FieldValue(participation.minimum_completion));
+  CHECK(fallback("participation.grace") == FieldValue(std::string("fixed")));
+  CHECK(fallback("participation.work") == FieldValue(std::string("equal")));
+  const Exchange exchange;
+  CHECK(fallback("exchange.fragments") == FieldValue(static_cast<double>(exchange.fragments)));
+  CHECK(fallback("exchange.schedule") == FieldValue(std::string("whole")));
+  CHECK(fallback("exchange.up") == FieldValue(exchange.up));
+  CHECK(fallback("exchange.down") == FieldValue(exchange.down));
+  const Evaluation evaluation;
+  CHECK(fallback("evaluation.every") == FieldValue(static_cast<double>(evaluation.every)));
+  CHECK(fallback("evaluation.split") == FieldValue(evaluation.split));
+  const Objective objective;
+  CHECK(fallback("training.proximal") == FieldValue(objective.proximal));
+  CHECK(fallback("training.control_variates") == FieldValue(objective.control_variates));
+}
+
 TEST_CASE("presets are listed by name, each once, with its source and when to use it") {
   const auto all = presets();
   for (std::size_t i = 0; i < all.size(); ++i) {
