@@ -250,6 +250,11 @@ Result<void> check_participation(const json& participation, const json& document
   if (number("minimum_separation") > 1 && !asynchronous && !drawn)
     return refused("minimum_separation",
                    ", but every ready node is invited each time: set cohort_size or cohort_fraction");
+  if (number("minimum_separation") > 1 && asynchronous &&
+      (participation.at("work") == "fedcompass" || document.at("exchange").at("schedule") != "whole"))
+    return refused("minimum_separation",
+                   ", which participation.mode asynchronous can keep with exchange.schedule whole and work equal or "
+                   "dylu only");
   if (number("minimum_separation") > 1 && !participation.at("required_nodes").empty())
     return refused("minimum_separation", ", but participation.required_nodes must take part in every exchange");
   for (const auto& name : participation.at("required_nodes"))
@@ -284,8 +289,7 @@ Result<void> check_objectives(const json& document) {
   SKERRY_TRY(needs("training.optimizer", "sgd"));
   SKERRY_TRY(needs("training.momentum", 0.0));
   SKERRY_TRY(needs("participation.mode", "synchronous"));
-  SKERRY_TRY(needs("exchange.schedule", "whole"));
-  return needs("aggregation.rule", "weighted_mean");
+  return needs("exchange.schedule", "whole");
 }
 
 /// The resolved model section under the spec's own names for fragments.

@@ -409,12 +409,23 @@ int model_fetch_command(const Home& home, const std::string& run, const std::str
     model.erase("initial");
     SKERRY_ASSIGN(ModelLayout layout, build_layout(model));
 
-    auto cache = FragmentCache::look(home.cache(chosen->run_id, Policy::WorkPlace::kDisk), layout);
-    if (!cache.ok() || cache->newest(layout.fragments.front().name) == nullptr)
-      cache = FragmentCache::look(home.cache(chosen->run_id, Policy::WorkPlace::kTmpfs), layout);
+    Policy::WorkPlace place = Policy::WorkPlace::kDisk;
+    auto cache = FragmentCache::look(home.cache(chosen->run_id, place), layout);
+    if (!cache.ok() || cache->newest(layout.fragments.front().name) == nullptr) {
+      place = Policy::WorkPlace::kTmpfs;
+      cache = FragmentCache::look(home.cache(chosen->run_id, place), layout);
+    }
     if (!cache.ok()) return not_found("this node has received no model of run " + chosen->run_id + " yet");
     json versions = json::object();
+    std::optional<FragmentFile> personal;  // this node's own tensors
     for (const auto& fragment : layout.fragments) {
+      if (fragment.role == FragmentRole::kControl) continue;  // no part of the model
+      if (fragment.role == FragmentRole::kPersonal) {
+        auto own = FragmentFile::open(home.personal(chosen->run_id, place), layout, fragment.name);
+        if (!own.ok()) return with_context(std::move(own).error(), "this node's personal tensors");
+        personal.emplace(std::move(*own));
+        continue;
+      }
       const auto* entry = cache->newest(fragment.name);
       if (entry == nullptr) return not_found("this node has received no version of fragment " + fragment.name + " yet");
       versions[fragment.name] = {{"version", entry->version}, {"content_id", entry->content_id}};
@@ -426,10 +437,11 @@ int model_fetch_command(const Home& home, const std::string& run, const std::str
     SKERRY_ASSIGN(ShardedWriter writer, ShardedWriter::create(directory, tensors, {{"run", chosen->run_id}}));
     std::vector<float> block;
     for (const auto& tensor : layout.tensors) {
-      const auto* entry = cache->newest(layout.fragments[tensor.fragment].name);
+      const auto& fragment = layout.fragments[tensor.fragment];
+      const FragmentFile& file = fragment.role == FragmentRole::kPersonal ? *personal : *cache->newest(fragment.name)->file;
       for (std::uint64_t at = 0; at < tensor.elements; at += block.size()) {
         block.resize(static_cast<std::size_t>(std::min<std::uint64_t>(tensor.elements - at, 1 << 20)));
-        SKERRY_TRY(entry->file->read(tensor.offset + at, block));
+        SKERRY_TRY(file.read(tensor.offset + at, block));
         SKERRY_TRY(writer.append(std::as_bytes(std::span(block))));
       }
     }

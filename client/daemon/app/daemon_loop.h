@@ -34,6 +34,7 @@
 namespace skerry::client {
 
 inline constexpr std::uint64_t kInlineLimit = 64 * 1024;
+inline constexpr const char* kCountedKey = "counted ";  // and a run's id, among the database's words
 
 inline std::int64_t unix_ms() { return SystemClock().unix_ms(); }
 
@@ -91,6 +92,8 @@ class DaemonLoop final : public Daemon {
   Result<void> start_trainer(RunArea& area);
   void trainer_ready(const std::string& run_id, std::map<std::string, std::uint64_t> examples, std::uint64_t resumed_step);
   Result<void> request(RunArea& area, const v1::Task& task);
+  Result<void> open_cache(RunArea& area) const;
+  Result<void> flush_forgotten();
   void fetch(v1::Task task);
   bool fetch_here(RunArea& area, const v1::Task& task);
   Download downloader(std::shared_ptr<std::atomic<bool>> cancelled) const;
@@ -144,7 +147,8 @@ class DaemonLoop final : public Daemon {
   std::unordered_map<std::string, std::shared_ptr<std::atomic<bool>>> cancelled_;  // by task; shared with workers
   std::unordered_set<std::string> unsent_;  // updates whose row is in the ledger and that did not leave yet
   std::unordered_set<std::string> with_payloads_;  // updates of the outbox that have files there
-  std::vector<std::string> forgotten_;
+  std::vector<ForgetUpdate> forgotten_;
+  std::unordered_map<std::string, std::string> counted_;  // runs with control variates: the latest task that was counted
   std::string known_incarnation_;
   bool known_paused_ = false;
   bool available_ = true;

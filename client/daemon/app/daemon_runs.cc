@@ -26,7 +26,8 @@ void DaemonLoop::execute(JudgeRun& command) {
     };
     if (auto done = remember(); !done.ok()) return fail_for_good(done.error());
   }
-  feed(RunJudged{answer});
+  const auto area = area_of(command.run.run_id());
+  feed(RunJudged{answer, area != nullptr && area->spec && area->spec->training.control_variates});
 }
 
 v1::RunAnswer DaemonLoop::answer_to(const v1::RunAnnouncement& run) {
@@ -46,6 +47,11 @@ v1::RunAnswer DaemonLoop::answer_to(const v1::RunAnnouncement& run) {
     auto spec = parse_resolved_spec(run.spec_json());
     if (!spec.ok()) return refuse(spec.error().message);
     area->spec = *std::move(spec);
+  }
+  if (area->spec->training.control_variates && !counted_.contains(run.run_id())) {
+    auto counted = database_.value(kCountedKey + run.run_id());
+    if (!counted.ok()) return refuse(counted.error().message);
+    counted_[run.run_id()] = *std::move(counted);
   }
   const Verdict verdict = judge(policy_, *area->spec, catalogue_.sets(), ca_fingerprint_);
   area->data_set.reset();
@@ -150,6 +156,7 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
   events.error = [this, run_id](TrainerError error) {
     error.run_id = run_id;
     log(Note::Level::kWarning, "trainer of run " + run_id + ": " + to_string(error.error));
+    if (const auto running = area_of(run_id); running != nullptr) running->has_frozen = false;
     error.error = told(error.error);
     feed(std::move(error));
   };
@@ -174,6 +181,7 @@ void DaemonLoop::trainer_ready(const std::string& run_id, std::map<std::string, 
   const auto area = area_of(run_id);
   if (area == nullptr) return;
   area->needs_everything = resumed_step == 0;
+  area->has_frozen = false;
   area->last_checkpoint_ms = 0;
   // A trainer that sees other counts than the catalogue may read other data; the holder wants to know.
   const auto known = area->data_set ? area->data_set->examples(area->spec ? model_context(*area->spec) : 0) : examples;
@@ -206,37 +214,66 @@ void DaemonLoop::execute(TrainerRequest& command) {
   if (!requested.ok()) feed(TrainerError{command.task.run_id(), command.task.task_id(), told(requested.error())});
 }
 
+/// Frozen tensors are read once in a trainer's life: the line names them until a train task has them.
+static Result<void> choose_frozen(RunArea& area, const v1::Task& task, std::map<std::string, ReadPath>& read) {
+  for (const auto& fragment : area.cache->layout().fragments) {
+    if (fragment.role != FragmentRole::kFrozen) continue;
+    if (area.has_frozen) {
+      read.erase(fragment.name);
+      continue;
+    }
+    if (!read.contains(fragment.name)) {
+      const auto* entry = area.cache->find(fragment.name, 0);
+      if (entry == nullptr) return not_found("this node no longer has fragment " + fragment.name);
+      read[fragment.name] = {entry->path, 0};
+    }
+    area.has_frozen = task.kind() == v1::TASK_TRAIN;
+  }
+  return {};
+}
+
 Result<void> DaemonLoop::request(RunArea& area, const v1::Task& task) {
+  SKERRY_TRY(open_cache(area));
   std::map<std::string, ReadPath> read;
   for (const auto& wanted : task.read()) {
-    const auto* entry = area.cache ? area.cache->find(wanted.fragment(), wanted.version()) : nullptr;
+    const auto* entry = area.cache->find(wanted.fragment(), wanted.version());
     if (entry == nullptr) return not_found("fragment " + wanted.fragment() + " version " + std::to_string(wanted.version()) + " is not here");
     read[wanted.fragment()] = {entry->path, wanted.version()};
   }
+  const ModelLayout& layout = area.cache->layout();
   std::map<std::string, std::string> write;
   if (task.kind() == v1::TASK_TRAIN) {
     for (const auto& wanted : task.read()) area.bases[wanted.fragment()] = wanted.version();
     if (area.needs_everything) {
       for (const auto& [fragment, version] : area.bases)
         if (const auto* entry = area.cache->find(fragment, version); entry != nullptr) read[fragment] = {entry->path, version};
-      for (const auto& fragment : area.cache->layout().fragments)
-        if (!read.contains(fragment.name))
+      for (const auto& fragment : layout.fragments)
+        if (fragment.role != FragmentRole::kPersonal && fragment.role != FragmentRole::kFrozen && !read.contains(fragment.name))
           return not_found("this node no longer has fragment " + fragment.name + ": its trainer started anew");
     }
-    for (const auto& fragment : task.write()) {
-      if (!area.bases.contains(fragment)) return not_found("this node no longer has the base of fragment " + fragment);
-      if (!safe_name(fragment) || area.cache->layout().find_fragment(fragment) == nullptr)
-        return invalid_argument("the model has no fragment \"" + fragment + "\"");
-      write[fragment] = area.work_dir + "/" + fragment + "-out.safetensors";
+    for (const auto& name : task.write()) {
+      const auto* fragment = layout.find_fragment(name);
+      if (!safe_name(name) || fragment == nullptr) return invalid_argument("the model has no fragment \"" + name + "\"");
+      if (fragment->role == FragmentRole::kFrozen || fragment->role == FragmentRole::kPersonal)
+        return permission_denied("fragment " + name + " is " + (fragment->role == FragmentRole::kFrozen ? "frozen" : "personal") +
+                                 ", it is in no update");
+      if (!area.bases.contains(name)) return not_found("this node no longer has the base of fragment " + name);
+      write[name] = area.work_dir + "/" + name + "-out.safetensors";
     }
-    area.needs_everything = false;
+    // The holder's copy: it goes to no update.
+    for (const auto& fragment : layout.fragments)
+      if (fragment.role == FragmentRole::kPersonal) write[fragment.name] = area.work_dir + "/personal-out.safetensors";
   }
+  SKERRY_TRY(choose_frozen(area, task, read));
+  if (task.kind() == v1::TASK_TRAIN) area.needs_everything = false;
   const auto now = EventLoop::now_ms();
   area.task_started_ms = now;
-  bool checkpoint = true;
-  if (area.last_checkpoint_ms != 0 && now - area.last_checkpoint_ms < kCheckpointEveryMs) checkpoint = false;
+  // What the coordinator counts of a control variate, this node must not forget.
+  const bool checkpoint = area.last_checkpoint_ms == 0 || now - area.last_checkpoint_ms >= kCheckpointEveryMs ||
+                          area.spec->training.control_variates;
   if (task.kind() == v1::TASK_TRAIN && checkpoint) area.last_checkpoint_ms = now;
-  area.trainer->send(task_line(task, read, write, kProgressMs, checkpoint));
+  const auto counted = counted_.find(task.run_id());
+  area.trainer->send(task_line(task, read, write, counted == counted_.end() ? "" : counted->second, kProgressMs, checkpoint));
   return {};
 }
 

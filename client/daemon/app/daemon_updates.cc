@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 
 namespace skerry::client {
 namespace {
@@ -73,6 +76,15 @@ bool DaemonLoop::fetch_here(RunArea& area, const v1::Task& task) {
   return true;
 }
 
+Result<void> DaemonLoop::open_cache(RunArea& area) const {
+  if (area.cache) return {};
+  if (!area.spec) return internal_error("the run is not known");
+  SKERRY_ASSIGN(ModelLayout layout, build_layout(json::parse(area.spec->model_json)));
+  SKERRY_ASSIGN(FragmentCache cache, FragmentCache::open(home_.cache(area.announcement.run_id(), policy_.work_dir), std::move(layout)));
+  area.cache.emplace(std::move(cache));
+  return {};
+}
+
 void DaemonLoop::execute(Fetch& command) { fetch(std::move(command.task)); }
 
 void DaemonLoop::fetch(v1::Task task) {
@@ -81,16 +93,8 @@ void DaemonLoop::fetch(v1::Task task) {
     area->waiting = std::move(task);
     return;
   }
-  const auto ready = [&]() -> Result<void> {
-    if (area == nullptr || !area->spec) return internal_error("the run is not known");
-    if (!area->cache) {
-      SKERRY_ASSIGN(ModelLayout layout, build_layout(json::parse(area->spec->model_json)));
-      SKERRY_ASSIGN(FragmentCache cache, FragmentCache::open(home_.cache(area->announcement.run_id(), policy_.work_dir), std::move(layout)));
-      area->cache.emplace(std::move(cache));
-    }
-    return {};
-  };
-  if (auto done = ready(); !done.ok()) return feed(FetchFailed{task.task_id(), told(done.error())});
+  const auto opened = area == nullptr ? Result<void>(internal_error("the run is not known")) : open_cache(*area);
+  if (!opened.ok()) return feed(FetchFailed{task.task_id(), told(opened.error())});
   area->cache->trim(area->bases);
   if (fetch_here(*area, task)) return;
   const auto flag = cancel_flag(task.task_id());
@@ -182,6 +186,11 @@ void DaemonLoop::execute(StoreUpdate& command) {
   v1::UpdateBody body = body_for(task, command.result, command.result.seconds);
   if (task.kind() != v1::TASK_TRAIN) return store(task, signed_update(task, std::move(body), {}), 0, false);
   if (!area->cache) return store(task, not_found("the bases of the update are gone"), 0, false);
+  if (area->cache->layout().shared_fragments() < area->cache->layout().fragments.size()) {
+    const std::string own = area->work_dir + "/personal-out.safetensors";
+    if (::rename(own.c_str(), home_.personal(task.run_id(), policy_.work_dir).c_str()) != 0)
+      log(Note::Level::kWarning, "the personal tensors of run " + task.run_id() + " were not kept: " + std::strerror(errno));
+  }
   auto recipe = recipe_for(*area, task);
   if (!recipe.ok()) return store(task, std::move(recipe).error(), 0, false);
 
@@ -226,12 +235,11 @@ void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double
   if (clipped) row.detail += " clipped";
   const auto write = [&]() -> Result<void> {
     SKERRY_TRY(database_.begin());
-    for (const auto& id : forgotten_) SKERRY_TRY(database_.remove_update(id));
+    SKERRY_TRY(flush_forgotten());
     SKERRY_TRY(database_.append(std::move(row)));
     return database_.put_update(*update, unix_ms());
   };
   if (auto done = write(); !done.ok()) return fail_for_good(done.error());
-  forgotten_.clear();
   unsent_.insert(task.task_id());
   if (!update->uploads.empty()) with_payloads_.insert(task.task_id());
   feed(OutboxStored{*std::move(update)});
@@ -262,9 +270,13 @@ void DaemonLoop::execute(Upload& command) {
 }
 
 void DaemonLoop::execute(ForgetUpdate& command) {
-  forgotten_.push_back(command.task_id);
   unsent_.erase(command.task_id);
   remove_payloads(command.task_id);
+  // A run that was not announced again yet may have control variates.
+  const auto area = area_of(command.run_id);
+  const bool matters = area == nullptr || !area->spec || area->spec->training.control_variates;
+  if (command.kind == v1::TASK_TRAIN && command.state == v1::UPDATE_COUNTED && matters) counted_[command.run_id] = command.task_id;
+  forgotten_.push_back(std::move(command));
   if (forget_timer_ != 0) return;
   // A row that outlives its update for a moment only costs a question after a crash.
   forget_timer_ = loop_->after(kForgetWithinMs, [this] { forget_now(); });
@@ -275,11 +287,21 @@ void DaemonLoop::forget_now() {
   if (forgotten_.empty()) return;
   const auto write = [&]() -> Result<void> {
     SKERRY_TRY(database_.begin());
-    for (const auto& id : forgotten_) SKERRY_TRY(database_.remove_update(id));
-    return {};
+    return flush_forgotten();
   };
   if (auto done = write(); !done.ok()) return fail_for_good(done.error());
+}
+
+/// Within a transaction: decided updates leave the outbox together with what their runs must know of them.
+Result<void> DaemonLoop::flush_forgotten() {
+  for (const auto& update : forgotten_) {
+    SKERRY_TRY(database_.remove_update(update.task_id));
+    const auto counted = counted_.find(update.run_id);
+    if (counted != counted_.end() && counted->second == update.task_id)
+      SKERRY_TRY(database_.set_value(kCountedKey + update.run_id, update.task_id));
+  }
   forgotten_.clear();
+  return {};
 }
 
 void DaemonLoop::remove_payloads(const std::string& task_id) {
@@ -293,6 +315,7 @@ void DaemonLoop::remove_payloads(const std::string& task_id) {
 void DaemonLoop::execute(DropRun& command) {
   const auto area = area_of(command.run_id);
   runs_.erase(command.run_id);
+  counted_.erase(command.run_id);
   if (area == nullptr) return;
   // The last model stays for `skerry-client model fetch`.
   if (area->cache && !area->fetching) area->cache->trim({});

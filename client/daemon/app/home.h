@@ -25,6 +25,10 @@ struct Home {
   std::string place(std::string_view run_id, Policy::WorkPlace where) const;
   std::string work(std::string_view run_id, Policy::WorkPlace where) const { return place(run_id, where) + "/work"; }
   std::string cache(std::string_view run_id, Policy::WorkPlace where) const { return place(run_id, where) + "/cache"; }
+  /// The personal tensors as the run's latest train task left them.
+  std::string personal(std::string_view run_id, Policy::WorkPlace where) const {
+    return place(run_id, where) + "/personal.safetensors";
+  }
 };
 
 /// Whether a name that came from outside may be a file's name: 1 to 128 of letters, digits, '.', '-', '_', not beginning

@@ -248,6 +248,7 @@ void ClientMachine::on(const RunJudged& event) {
   const bool moved = run->answer.data_set() != event.answer.data_set() && run->consent == Consent::kAccepted;
   run->answer = event.answer;
   run->consent = event.answer.accepted() ? Consent::kAccepted : Consent::kRefused;
+  run->one_by_one = event.one_by_one;
   if (run->consent == Consent::kRefused) {
     cancel_all(*run, error_of(Code::kPermissionDenied, "the holder's policy does not allow this run"));
     if (run->trainer != Trainer::kNone) stop_trainer(*run, "the run is refused by policy");
@@ -395,7 +396,7 @@ void ClientMachine::start_front_tasks() {
   });
   for (auto& [id, run] : waiting) {
     auto& front = run->tasks.front();
-    if (front.phase == Phase::kQueued && claim_trainer(*id, *run)) {
+    if (front.phase == Phase::kQueued && !must_wait(*id, *run) && claim_trainer(*id, *run)) {
       front.phase = Phase::kPreparing;
       front.fetched = front.task.read().empty();
       if (!front.fetched) out_.emplace_back(Fetch{front.task});
@@ -407,6 +408,14 @@ void ClientMachine::start_front_tasks() {
       out_.emplace_back(TrainerRequest{front.task});
     }
   }
+}
+
+bool ClientMachine::must_wait(const std::string& run_id, const Run& run) const {
+  if (!run.one_by_one || run.tasks.front().task.kind() != v1::TASK_TRAIN) return false;
+  return std::any_of(outbox_.begin(), outbox_.end(), [&](const auto& entry) {
+    const v1::Task& task = entry.second.update.task;
+    return task.run_id() == run_id && task.kind() == v1::TASK_TRAIN;
+  });
 }
 
 bool ClientMachine::claim_trainer(const std::string& run_id, Run& run) {
@@ -621,7 +630,7 @@ void ClientMachine::on(const UploadFailed& event) {
   }
   const v1::Task task = entry.update.task;
   outbox_.erase(found);
-  out_.emplace_back(ForgetUpdate{task.task_id(), v1::UPDATE_DISCARDED, "upload refused: " + event.error.message});
+  out_.emplace_back(ForgetUpdate{task.run_id(), task.task_id(), task.kind(), v1::UPDATE_DISCARDED, "upload refused: " + event.error.message});
   fail_task(task, event.error);
 }
 
@@ -671,7 +680,8 @@ void ClientMachine::on_message(const v1::Receipt& receipt) {
     ++(receipt.state() == v1::UPDATE_COUNTED ? run->counted : run->discarded);
   if (receipt.state() == v1::UPDATE_DISCARDED)
     note(Note::Level::kWarning, "the update of task " + receipt.task_id() + " was discarded: " + receipt.reason());
-  out_.emplace_back(ForgetUpdate{receipt.task_id(), receipt.state(), receipt.reason()});
+  const v1::Task& task = entry.update.task;
+  out_.emplace_back(ForgetUpdate{task.run_id(), task.task_id(), task.kind(), receipt.state(), receipt.reason()});
   outbox_.erase(found);
 }
 

@@ -58,6 +58,7 @@ struct Received {
 /// The holder's verdict on an announced run, the answer to JudgeRun.
 struct RunJudged {
   v1::RunAnswer answer;
+  bool one_by_one = false;  ///< no train task begins while the fate of the run's latest update is open
 };
 /// The run's trainer answered `open`, the answer to StartTrainer.
 struct TrainerReady {
@@ -203,7 +204,9 @@ struct Upload {
 };
 /// The update's fate is final: it may leave the outbox.
 struct ForgetUpdate {
+  std::string run_id;
   std::string task_id;
+  v1::TaskKind kind = v1::TASK_KIND_UNSPECIFIED;
   v1::UpdateState state = v1::UPDATE_STATE_UNSPECIFIED;
   std::string reason;
 };
@@ -289,7 +292,8 @@ struct MachineStatus {
 /// Promises: an update is sent only after OutboxStored; it is forgotten only after a final receipt (or where its own
 /// coordinator can never take it); after each reconnect every undecided update is asked for and offered again where it is
 /// unknown; a task runs only for a run whose exact spec the holder accepted; at most `max_trainers` trainers exist; a task
-/// that cannot be done is answered by a TaskFailure exactly once while its session lasts. Unexpected events are ignored or
+/// that cannot be done is answered by a TaskFailure exactly once while its session lasts; in a run that is judged
+/// `one_by_one` no train task begins before the update before it was counted or discarded. Unexpected events are ignored or
 /// answered, never asserted. Not thread-safe.
 class ClientMachine {
  public:
@@ -324,6 +328,7 @@ class ClientMachine {
     v1::RunAnnouncement announcement;
     v1::RunAnswer answer;
     Consent consent = Consent::kJudging;
+    bool one_by_one = false;
     Trainer trainer = Trainer::kNone;
     std::uint32_t crashes = 0;    ///< since the last finished task
     Instant not_before = 0;       ///< no restart before
@@ -381,6 +386,7 @@ class ClientMachine {
   void query_receipts();
   void offer(OutboxEntry& entry);
   void start_front_tasks();
+  bool must_wait(const std::string& run_id, const Run& run) const;
   bool claim_trainer(const std::string& run_id, Run& run);
   void watch_session();
   void watch_tasks();

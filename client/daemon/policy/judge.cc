@@ -66,6 +66,21 @@ RuleVerdict judge_data(const Policy& policy, const RunSpec& spec, std::span<cons
   return {"data", false, why};
 }
 
+/// What of the model leaves with each update, and what does not.
+std::string exchange_text(const ModelLayout& layout) {
+  std::uint64_t elements[4] = {};
+  for (const auto& fragment : layout.fragments) elements[static_cast<std::size_t>(fragment.role)] += fragment.elements;
+  const auto of = [&](FragmentRole role) { return elements[static_cast<std::size_t>(role)]; };
+  std::string text = "an update holds the change of " + std::to_string(of(FragmentRole::kExchanged)) + " parameters";
+  if (const auto control = of(FragmentRole::kControl); control > 0)
+    text += " and as many control variates (the mean of this node's gradients)";
+  if (const auto personal = of(FragmentRole::kPersonal); personal > 0)
+    text += "; " + std::to_string(personal) + " personal parameters are trained here and never leave";
+  if (const auto frozen = of(FragmentRole::kFrozen); frozen > 0)
+    text += "; " + std::to_string(frozen) + " parameters are not trained";
+  return text;
+}
+
 }  // namespace
 
 std::uint64_t model_context(const RunSpec& spec) {
@@ -107,6 +122,7 @@ Verdict judge(const Policy& policy, const RunSpec& spec, std::span<const DataSet
     rules.push_back({"allow.max_parameters", layout->parameters <= policy.max_parameters,
                      "the model has " + std::to_string(layout->parameters) + " parameters, the policy allows " +
                          std::to_string(policy.max_parameters)});
+    rules.push_back({"exchange", true, exchange_text(*layout)});
   } else {
     rules.push_back({"allow.max_parameters", false, "the model cannot be laid out: " + layout.error().message});
   }
@@ -120,8 +136,11 @@ Verdict judge(const Policy& policy, const RunSpec& spec, std::span<const DataSet
   std::string withheld;
   for (const auto& metric : spec.limits.metrics)
     if (!fits_any(policy.metrics, metric)) withheld += (withheld.empty() ? "" : ", ") + metric;
-  rules.push_back({"allow.metrics", true,
-                   withheld.empty() ? "every metric the run may collect is allowed to leave" : "these metrics are withheld: " + withheld});
+  const bool lacking = spec.training.start_loss && !fits_any(policy.metrics, "start_loss");
+  rules.push_back({"allow.metrics", !lacking,
+                   lacking            ? "the run needs metric start_loss with every update, the policy allows " + listed(policy.metrics)
+                   : withheld.empty() ? "every metric the run may collect is allowed to leave"
+                                      : "these metrics are withheld: " + withheld});
   return verdict;
 }
 

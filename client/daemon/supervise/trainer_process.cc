@@ -266,7 +266,7 @@ void TrainerProcess::child_ended() {
 }
 
 std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath>& read, const std::map<std::string, std::string>& write,
-                      std::uint64_t progress_ms, bool checkpoint) {
+                      std::string_view counted, std::uint64_t progress_ms, bool checkpoint) {
   json reads = json::object();
   for (const auto& [fragment, source] : read) reads[fragment] = {{"path", source.path}, {"version", source.version}};
   json line = {{"task", task.task_id()}, {"read", std::move(reads)}};
@@ -280,6 +280,7 @@ std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath
     line["epochs"] = task.epochs();
     line["seed"] = task.seed();
     line["first_step"] = task.first_step();
+    if (!counted.empty()) line["counted"] = counted;
     line["progress_ms"] = progress_ms;
     if (!checkpoint) line["checkpoint"] = false;
   }

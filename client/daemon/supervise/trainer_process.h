@@ -86,13 +86,14 @@ class TrainerProcess {
   std::uint64_t last_progress_ms_ = 0;
 };
 
-/// The `train` or `evaluate` line. `read` and `write` map fragments to paths (and versions).
+/// The `train` or `evaluate` line. `read` and `write` map fragments to paths (and versions); `counted` is the run's latest
+/// task whose update was counted (empty: none).
 struct ReadPath {
   std::string path;
   std::uint64_t version = 0;
 };
 std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath>& read, const std::map<std::string, std::string>& write,
-                      std::uint64_t progress_ms, bool checkpoint);
+                      std::string_view counted, std::uint64_t progress_ms, bool checkpoint);
 
 /// The `cancel` line.
 std::string cancel_line(std::string_view task_id);

@@ -113,6 +113,8 @@ const FragmentCache::Entry* FragmentCache::newest(std::string_view fragment) con
 Result<void> FragmentCache::bring(const v1::FragmentVersion& wanted, const Download& download) {
   const auto* fragment = layout_.find_fragment(wanted.fragment());
   if (fragment == nullptr) return invalid_argument("the model has no fragment \"" + wanted.fragment() + "\"");
+  if (fragment->role == FragmentRole::kPersonal)
+    return invalid_argument("fragment \"" + wanted.fragment() + "\" is personal, no coordinator has it");
   SKERRY_TRY(check_content_id(wanted.whole().content_id()));
   SKERRY_ASSIGN(const std::string header, fragment_header(layout_, wanted.fragment()));
   const std::uint64_t size = header.size() + 4 * fragment->elements;

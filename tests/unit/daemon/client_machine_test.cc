@@ -35,7 +35,7 @@ class World {
     feed(Started{});
     connect();
   }
-  void announce(const std::string& run, bool accepted = true) {
+  void announce(const std::string& run, bool accepted = true, bool one_by_one = false) {
     v1::ToNode message;
     message.mutable_run()->set_run_id(run);
     message.mutable_run()->set_spec_hash("hash-" + run);
@@ -45,7 +45,7 @@ class World {
     answer.set_spec_hash("hash-" + run);
     answer.set_accepted(accepted);
     answer.set_data_set(accepted ? "letters" : "");
-    feed(RunJudged{answer});
+    feed(RunJudged{answer, one_by_one});
   }
   v1::Task task(const std::string& run, const std::string& id, v1::TaskKind kind = v1::TASK_TRAIN) const {
     v1::Task task;
@@ -289,6 +289,33 @@ TEST_CASE("an update leaves only after it is durable, and is forgotten only afte
   REQUIRE(world.all<ForgetUpdate>().size() == 1);
   CHECK(world.all<ForgetUpdate>()[0].state == v1::UPDATE_COUNTED);
   CHECK(world.machine.status().outbox.empty());
+}
+
+TEST_CASE("a run with control variates begins no training while the fate of its latest update is open") {
+  World world;
+  world.start();
+  world.announce("r", true, true);
+  world.announce("free");
+  world.begin_work("r", "t1");
+  world.finish_work("r", "t1");
+  world.give(world.task("r", "t2"));
+  CHECK(world.none<Fetch>());
+  world.give(world.task("r", "e1", v1::TASK_EVALUATE));  // an evaluation changes nothing
+  CHECK(world.all<Fetch>().size() == 1);
+  world.feed(FetchDone{"e1"});
+  world.feed(TrainerDone{"r", "e1", {}});
+  StoredUpdate report;
+  report.task = world.task("r", "e1", v1::TASK_EVALUATE);
+  world.feed(OutboxStored{report});
+  CHECK(world.none<Fetch>());
+  world.receipt("t1", v1::UPDATE_ACCEPTED);
+  CHECK(world.none<Fetch>());
+  world.receipt("t1", v1::UPDATE_DISCARDED, "too late");
+  REQUIRE(world.all<ForgetUpdate>().size() == 1);
+  CHECK(world.all<ForgetUpdate>()[0].run_id == "r");
+  CHECK(world.all<ForgetUpdate>()[0].kind == v1::TASK_TRAIN);
+  REQUIRE(world.all<Fetch>().size() == 1);
+  CHECK(world.all<Fetch>()[0].task.task_id() == "t2");
 }
 
 TEST_CASE("large payloads are uploaded before the update is offered") {

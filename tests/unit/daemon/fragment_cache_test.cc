@@ -95,6 +95,17 @@ TEST_CASE("a step that does not give the named whole is not used: the whole is f
   CHECK(downloads == 1);
 }
 
+TEST_CASE("a personal fragment is taken from nobody") {
+  test::TempDir dir;
+  auto model = build_layout(nlohmann::json{{"architecture", "linear"}, {"inputs", 3}, {"outputs", 2}, {"personal", {"bias"}}});
+  REQUIRE(model.ok());
+  auto cache = FragmentCache::open(dir / "cache", *model);
+  REQUIRE(cache.ok());
+  auto sent = version(0, kOld, true);
+  sent.set_fragment("personal");
+  CHECK_THAT(cache->bring(sent, no_download).error().message, Catch::Contains("is personal"));
+}
+
 TEST_CASE("a size that the model's layout does not have is refused before anything is fetched") {
   test::TempDir dir;
   auto cache = FragmentCache::open(dir / "cache", layout());

@@ -124,6 +124,30 @@ TEST_CASE("data is matched by purpose, kind, schema and number of examples, and 
   CHECK_THAT(why(spec(), small), Catch::Contains("45 examples"));
 }
 
+TEST_CASE("a holder reads what leaves and what stays, and a metric that the run needs must be allowed") {
+  RunSpec run = spec();
+  run.model_json = R"({"architecture":"mlp","inputs":4,"outputs":2,"hidden":[5],"control":true,"personal":["layers.1.*"],
+                       "frozen":["layers.0.bias"]})";
+  Policy policy = generous();
+  policy.architectures.push_back("mlp");
+  const auto explanation = [](const Verdict& verdict, const std::string& rule) {
+    for (const auto& one : verdict.rules)
+      if (one.rule == rule) return one.explanation;
+    return std::string();
+  };
+  const Verdict verdict = judged(policy, run, table());
+  CHECK(verdict.allowed());
+  CHECK(explanation(verdict, "exchange") ==
+        "an update holds the change of 20 parameters and as many control variates (the mean of this node's gradients); 12 personal "
+        "parameters are trained here and never leave; 5 parameters are not trained");
+  CHECK(explanation(judged(policy, spec(), table()), "exchange") == "an update holds the change of 10 parameters");
+
+  run.training.start_loss = true;
+  CHECK(refused_by(judged(policy, run, table()), "allow.metrics"));
+  policy.metrics.push_back("start_*");
+  CHECK(judged(policy, run, table()).allowed());
+}
+
 TEST_CASE("a coordinator hears of a refusal only what the policy lets it hear") {
   auto run = spec();
   run.purpose = "advertising";

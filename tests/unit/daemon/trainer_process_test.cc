@@ -98,7 +98,7 @@ read close
     task.set_task_id("t1");
     task.set_kind(v1::TASK_TRAIN);
     task.set_steps(5);
-    world.trainer->send(task_line(task, {{"all", {"/base", 7}}}, {{"all", "/out"}}, 500, false));
+    world.trainer->send(task_line(task, {{"all", {"/base", 7}}}, {{"all", "/out"}}, "t-6", 500, false));
   };
   world.on_done = [&] { world.trainer->stop("the test is over"); };
   world.run();
@@ -117,6 +117,7 @@ read close
   CHECK(task["read"]["all"]["version"] == 7);
   CHECK(task["write"]["all"] == "/out");
   CHECK(task["checkpoint"] == false);
+  CHECK(task["counted"] == "t-6");
   CHECK_THAT(*read_file(world.dir / "log", 1000), Catch::Contains("print() is harmless"));
 }
 
