@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -55,20 +56,43 @@ struct Fetched {
   std::map<std::string, std::uint64_t> versions;  // by fragment
 };
 
+// What of a model the coordinator has: personal tensors stay with their nodes, control variates are no part of it.
+ModelLayout released(const ModelLayout& layout) {
+  ModelLayout out;
+  out.architecture = layout.architecture;
+  std::vector<std::size_t> numbers(layout.fragments.size(), SIZE_MAX);
+  for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
+    FragmentLayout fragment = layout.fragments[i];
+    if (fragment.role == FragmentRole::kControl || fragment.role == FragmentRole::kPersonal) continue;
+    numbers[i] = out.fragments.size();
+    fragment.tensors.clear();
+    out.parameters += fragment.elements;
+    out.fragments.push_back(std::move(fragment));
+  }
+  for (TensorLayout tensor : layout.tensors) {
+    tensor.fragment = numbers[tensor.fragment];
+    if (tensor.fragment == SIZE_MAX) continue;
+    out.fragments[tensor.fragment].tensors.push_back(out.tensors.size());
+    out.tensors.push_back(std::move(tensor));
+  }
+  return out;
+}
+
 Result<Fetched> fetch(Connection& connection, const std::string& run, std::uint64_t version,
                       const std::string& directory) {
   SKERRY_ASSIGN(const v1::ListVersionsReply reply, connection.list_versions(run));
   Fetched fetched;
   fetched.run_id = reply.run_id();
   fetched.model_json = reply.model_json();
-  SKERRY_ASSIGN(fetched.layout, build_layout(nlohmann::json::parse(reply.model_json())));
+  SKERRY_ASSIGN(const ModelLayout layout, build_layout(nlohmann::json::parse(reply.model_json())));
+  fetched.layout = released(layout);
   for (const FragmentLayout& fragment : fetched.layout.fragments) {
     const v1::FragmentVersion* chosen = nullptr;
     std::string stored;
     for (const v1::FragmentVersion& one : version == 0 ? reply.latest() : reply.kept()) {
       if (one.fragment() != fragment.name) continue;
       stored += (stored.empty() ? "" : ", ") + std::to_string(one.version());
-      if (version == 0 || one.version() == version) chosen = &one;
+      if (version == 0 || one.version() == version || fragment.role == FragmentRole::kFrozen) chosen = &one;
     }
     if (!chosen)
       return not_found("version " + std::to_string(version) + " of fragment '" + fragment.name +
