@@ -49,7 +49,7 @@ struct NormalisedMeanOptions {
 };
 Part normalised_mean(const NormalisedMeanOptions& options = {});
 
-/// a_k: how far `steps` inner steps go. INVALID_ARGUMENT never; 0 for 0 steps.
+/// a_k: how far `steps` inner steps go; 0 for none.
 double normalised_steps(std::uint64_t steps, double momentum, double proximal);
 
 /// Their entries in the catalogue.

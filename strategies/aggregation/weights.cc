@@ -35,8 +35,14 @@ double weight_of(const Contribution& contribution, const Weighting& weighting) {
   return weighting.cap > 0 ? std::min(weight, weighting.cap) : weight;
 }
 
-double weight_of(const Contribution& contribution, const Part& resolved) {
-  return resolved.parameters.count("weights") == 0 ? 1 : weight_of(contribution, weighting_of(resolved));
+double weight_of(const Contribution& contribution, const Part& part) {
+  const auto weights = part.parameters.find("weights");
+  const auto* by = weights == part.parameters.end() ? nullptr : std::get_if<std::string>(&weights->second);
+  const auto name = by == nullptr ? kNames.end() : std::find(kNames.begin(), kNames.end(), *by);
+  if (name == kNames.end()) return 1;
+  const auto cap = part.parameters.find("weight_cap");
+  const auto* most = cap == part.parameters.end() ? nullptr : std::get_if<double>(&cap->second);
+  return weight_of(contribution, {static_cast<Weights>(name - kNames.begin()), most == nullptr ? 0 : *most});
 }
 
 Result<std::vector<double>> shares_of(const Cohort& cohort, const Weighting& weighting, std::string_view rule) {

@@ -24,11 +24,12 @@ struct Weighting {
 };
 
 /// The weight before the update's factor, finite and ≥ 0. With kReported, `metrics[0]` is the report (Needs::metrics =
-/// {"weight"}).
+/// {"weight"}); 1 where there is none.
 double weight_of(const Contribution& contribution, const Weighting& weighting);
 
-/// What an update weighs under a resolved part: as its parameters `weights` and `weight_cap` say, 1 for a rule without.
-double weight_of(const Contribution& contribution, const Part& resolved);
+/// What an update weighs under a rule: as the part's parameters `weights` and `weight_cap` say; 1 for a rule without weights
+/// of ours, and where a report is asked for and not there.
+double weight_of(const Contribution& contribution, const Part& part);
 
 /// Each update's share of the total: weight · factor / Σ weight · factor. INVALID_ARGUMENT beginning with `rule` where all
 /// are zero: "… the 3 updates have 0 examples in total, so they have no mean …".

@@ -40,6 +40,77 @@ TEST_CASE("a weighted mean of weights that are all zero is refused") {
   CHECK(pass.error().message.find("the 2 updates have 0 examples in total") != std::string::npos);
 }
 
+TEST_CASE("no update weighs more than the cap, whatever it claims") {
+  // 100, 250, 250 · 0.5 of 475.
+  CHECK(coefficients(weighted_mean_rule({.weighting = {Weights::kExamples, 250}}), kThree) ==
+        std::vector<double>{100.0 / 475, 250.0 / 475, 125.0 / 475});
+}
+
+TEST_CASE("token-rate weights are tokens times tokens per step") {
+  // 5000 · 500, 1000 · 100, 4000 · 200 · 0.5, in units of 100,000: 25, 1 and 4 of 30.
+  CHECK(coefficients(weighted_mean_rule(Weights::kTokenRate), kThree) == std::vector<double>{25.0 / 30, 1.0 / 30, 4.0 / 30});
+  CHECK(weight_of(Contribution{5, 5, 0}, Weighting{Weights::kTokenRate, 0}) == 0);
+}
+
+TEST_CASE("a reported weight is what the node's metric says, within bounds") {
+  const Rule rule = weighted_mean_rule(Weights::kReported);
+  CHECK(rule.needs.metrics == std::vector<std::string>{"weight"});
+  const std::vector<Contribution> four = {{1, 1, 1, 1.0, "a", {3.0}},
+                                          {1, 1, 1, 1.0, "b", {1.0}},
+                                          {1, 1, 1, 1.0, "c", {-5.0}},
+                                          {1, 1, 1, 1.0, "d", {0.0}}};
+  CHECK(coefficients(rule, four) == std::vector<double>{0.75, 0.25, 0, 0});
+  CHECK(weight_of(Contribution{1, 1, 1, 1.0, "a", {1e308}}, Weighting{Weights::kReported, 0}) == 9007199254740992.0);
+}
+
+TEST_CASE("a discount that is kept shortens the step, one that is renormalised moves weight") {
+  const std::vector<Contribution> late = {{10, 0, 1, 0.25}};
+  using Discount = WeightedMeanOptions::Discount;
+  CHECK(coefficients(weighted_mean_rule({.discount = Discount::kRenormalised}), late) == std::vector<double>{1.0});
+  CHECK(coefficients(weighted_mean_rule({.discount = Discount::kKept}), late) == std::vector<double>{0.25});
+  const std::vector<Contribution> two = {{10, 0, 1, 1.0}, {10, 0, 1, 0.5}};
+  CHECK(coefficients(weighted_mean_rule({.discount = Discount::kKept}), two) == std::vector<double>{0.5, 0.25});
+}
+
+TEST_CASE("updates that count make the mean longer by the root of their number") {
+  const std::vector<Contribution> five = {{1, 0, 1}, {1, 0, 1}, {0, 0, 1}, {1, 0, 1}, {1, 0, 1}};
+  const std::vector<double> half = {0.5, 0.5, 0, 0.5, 0.5};  // 1/4 · √4
+  CHECK(coefficients(weighted_mean_rule({.scale = WeightedMeanOptions::Scale::kSqrtUpdates}), five) == half);
+  const auto rule = make_rule(module_mean());
+  REQUIRE(rule.ok());
+  CHECK(rule->needs.partial_updates);
+  CHECK(rule->needs.linear);
+  CHECK(coefficients(*rule, five) == half);
+}
+
+TEST_CASE("a rebased mean says so") {
+  CHECK(weighted_mean_rule({.rebase = true}).needs.rebased);
+  CHECK_FALSE(weighted_mean_rule(WeightedMeanOptions{}).needs.rebased);
+}
+
+TEST_CASE("the normalised mean gives every inner step of every node the same say") {
+  // 1 and 3 steps, the same examples: τ_eff = 2, so Δ₁ counts 2 · ½ / 1 and Δ₂ counts 2 · ½ / 3.
+  const std::vector<Contribution> two = {{10, 0, 1}, {10, 0, 3}};
+  const auto rule = make_rule(normalised_mean());
+  REQUIRE(rule.ok());
+  CHECK(rule->needs.linear);
+  CHECK(coefficients(*rule, two) == std::vector<double>{1.0, 1.0 / 3});
+  const std::vector<Contribution> equal = {{10, 0, 7}, {30, 0, 7}};
+  CHECK(coefficients(*rule, equal) == std::vector<double>{0.25, 0.75});
+  const std::vector<Contribution> idle = {{10, 0, 0}, {30, 0, 7}};
+  CHECK(coefficients(*rule, idle) == std::vector<double>{0, 1});
+  CHECK_FALSE(rule->next({std::span(idle).first(1), {}, 0}, {}).ok());
+}
+
+TEST_CASE("local momentum and proximal terms change how far inner steps go") {
+  CHECK(normalised_steps(0, 0.9, 0.1) == 0);
+  CHECK(normalised_steps(5, 0, 0) == 5);
+  CHECK(normalised_steps(3, 0.5, 0) == 1 + 1.5 + 1.75);
+  CHECK(normalised_steps(3, 0, 0.5) == 1 + 0.5 + 0.25);
+  CHECK(normalised_steps(std::uint64_t{1} << 53, 0, 0) == 9007199254740992.0);
+  CHECK(normalised_steps(std::uint64_t{1} << 53, 0, 0.5) == 2);
+}
+
 TEST_CASE("the catalogue makes the weighted mean that a part names") {
   const auto rule = make_rule(weighted_mean(Weights::kTokens));
   REQUIRE(rule.ok());
