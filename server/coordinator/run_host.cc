@@ -34,10 +34,6 @@ std::vector<MetricValue> as_values(const std::map<std::string, double>& metrics)
   return values;
 }
 
-strategies::Contribution contribution_of(const v1::UpdateBody& body) {
-  return {.examples = body.examples(), .tokens = body.tokens(), .steps = body.steps()};
-}
-
 v1::Blob blob_message(const StoredBlob& blob, bool with_bytes) {
   v1::Blob message;
   message.set_content_id(blob.content_id);
@@ -56,8 +52,12 @@ RunHost::RunHost(RunServices& services, RunRecord record, RunPlan plan, RunMachi
 
 static RunSetup setup_of(const RunRecord& record, const RunPlan& plan, const std::string& epoch) {
   // After a restored backup serial numbers may have gone back, so each epoch names its tasks anew.
-  RunSetup setup{record.run_id, record.run_id + "." + epoch, plan.spec, {}};
-  for (const FragmentShape& shape : plan.shapes) setup.fragments.push_back(shape.name);
+  RunSetup setup{.run_id = record.run_id, .task_prefix = record.run_id + "." + epoch, .spec = plan.spec, .fragments = {}};
+  for (const FragmentShape& shape : plan.shapes) {
+    setup.fragments.push_back(shape.name);
+    setup.roles.push_back(shape.role);
+  }
+  setup.needs = plan.rule.needs;
   return setup;
 }
 
@@ -93,7 +93,7 @@ Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunReco
     v1::UpdateBody body;
     if (!body.ParseFromString(update.body)) return data_loss("run " + run_id + ": the stored update of task " + update.task_id + " is damaged");
     SKERRY_ASSIGN(auto payloads, check_payloads(body, host->plan_.spec, host->plan_.shapes));
-    host->accepted_[update.task_id] = {std::move(payloads), contribution_of(body)};
+    host->accepted_[update.task_id] = std::make_shared<AcceptedUpdate>(AcceptedUpdate{std::move(payloads)});
   }
   for (const char* kind : {"exchange", "evaluation"}) {
     SKERRY_ASSIGN(const auto row, services.store.latest_metric(run_id, kind));
@@ -186,7 +186,7 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
   if (!payloads.ok()) return invalid(task, node, payloads.error());
 
   Offer offer;
-  offer.update = {std::move(payloads).value(), contribution_of(body)};
+  offer.update = std::make_shared<AcceptedUpdate>(AcceptedUpdate{std::move(payloads).value()});
   offer.event = {.task = task,
                  .node = node,
                  .base_versions = {},
@@ -201,7 +201,7 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
   record.body = std::move(*message.mutable_body());
   record.signature = std::move(*message.mutable_signature());
   bool all_inline = true;
-  for (const UpdatePayload& payload : offer.update.payloads) {
+  for (const UpdatePayload& payload : offer.update->payloads) {
     offer.event.base_versions[payload.fragment] = payload.base_version;
     if (!payload.inline_data.empty()) continue;
     all_inline = false;
@@ -210,7 +210,7 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
   if (!all_inline) return check_cargo(std::move(offer));
 
   double squares = 0;
-  for (const UpdatePayload& payload : offer.update.payloads) {
+  for (const UpdatePayload& payload : offer.update->payloads) {
     const FragmentShape& shape = plan_.shapes[payload.fragment];
     auto checked = validate_update(plan_.spec.exchange.up, Payload::in_memory(payload.inline_data), shape.elements, 0, shape.tensors);
     if (!checked.ok()) return invalid(task, node, checked.error());
@@ -239,7 +239,7 @@ void RunHost::check_cargo(Offer offer) {
     FragmentShape shape;
   };
   std::vector<Part> parts;
-  for (const UpdatePayload& payload : offer.update.payloads) {
+  for (const UpdatePayload& payload : offer.update->payloads) {
     if (!payload.inline_data.empty()) {
       parts.push_back({Payload::in_memory(payload.inline_data), plan_.shapes[payload.fragment]});
       continue;
@@ -526,6 +526,12 @@ void RunHost::carry_out(const Count& command) {
     seconds_per_round_ = seconds_per_round_ > 0 ? seconds_per_round_ + kRoundTimeSmoothing * (seconds - seconds_per_round_) : seconds;
   }
   released_ms_ = monotonic;
+}
+
+void RunHost::carry_out(const Void& command) {
+  spdlog::warn("run {}: {}", record_.run_id, command.reason);
+  services_.commit.batch().audit({unix_now(), "server", "exchange.void", record_.run_id, command.reason});
+  services_.metrics.counter("skerry_exchanges_void_total", "Exchanges closed with the model unchanged", {{"run", record_.run_id}}).add();
 }
 
 void RunHost::carry_out(const EvaluationDone& command) {

@@ -111,7 +111,7 @@ class RunHost {
  private:
   struct Offer {  // an update between its arrival and the machine's answer
     UpdateRecord record;
-    AcceptedUpdate update;
+    std::shared_ptr<const AcceptedUpdate> update;
     UpdateStored event;
   };
 
@@ -128,6 +128,7 @@ class RunHost {
   void carry_out(const AskStore& command);
   void carry_out(const Reduce& command);
   void carry_out(const Count& command);
+  void carry_out(const Void& command);
   void carry_out(const EvaluationDone& command);
   void carry_out(const Finish& command);
   void carry_out(const WakeAt& command);
@@ -159,7 +160,7 @@ class RunHost {
   std::map<std::string, Offer> offers_;              // by task: being checked, or the machine is being asked
   std::map<std::string, UpdateRecord> reports_;      // by task: evaluations the machine is being asked about
   std::set<std::string> deciding_;                   // tasks whose decision is not durable yet
-  std::map<std::string, AcceptedUpdate> accepted_;   // by task: until their decision is durable
+  AcceptedUpdates accepted_;                         // until their decision is durable
   std::map<std::uint64_t, std::vector<Reduction>> reductions_;  // by exchange: done, not released
   std::vector<std::map<std::uint64_t, VersionRecord>> versions_;  // by fragment, the newest few, by number
   std::optional<Instant> wake_at_;                    // when the machine wants a Tick

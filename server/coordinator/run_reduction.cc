@@ -1,21 +1,30 @@
 #include "server/coordinator/run_reduction.h"
 
+#include <algorithm>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "common/os/files.h"
-#include "strategies/presets.h"
+#include "strategies/aggregation/weighted_mean.h"
+#include "strategies/outer/outer_optimizer.h"
+#include "strategies/participation.h"
 
 namespace skerry::server {
 namespace {
 
-// One fragment's job with the bytes it points into.
+using FindVersion = std::function<const VersionRecord*(std::uint32_t fragment, std::uint64_t number)>;
+
+// One fragment's job and what it points into. Never moved.
 struct FragmentJob {
   FragmentShape shape;
   VersionRecord base;
-  std::vector<std::pair<std::string, std::string>> inline_updates;  // keeps the bytes alive: task, bytes
+  std::map<std::uint64_t, VersionRecord> older;  // that updates were measured against, by number
+  std::vector<std::shared_ptr<const AcceptedUpdate>> updates;
+  std::optional<strategies::Rule> rule;  // instead of the plan's
+  std::optional<strategies::OuterOptimizer> outer;
   ReduceJob job;
-  std::uint64_t new_version = 0;
 };
 
 Payload fragment_payload(const VersionRecord& version, const CargoStore& cargo) {
@@ -43,14 +52,14 @@ Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, c
   VersionRecord& version = reduction.version;
   version.run_id = run_id;
   version.fragment = fragment.shape.name;
-  version.version = fragment.new_version;
+  version.version = fragment.job.step;
   version.exchange = exchange;
   SKERRY_ASSIGN(version.whole, keep(outcome.fragment, output.fragment, cargo));
   SKERRY_ASSIGN(version.step, keep(outcome.step, output.step, cargo));
   if (version.step.size > 0) version.step_encoding = fragment.job.down;
   version.state_size = outcome.state.size;
   if (outcome.state.size > 0 && !output.state.empty()) {
-    version.state_name = run_id + "." + fragment.shape.name + "." + std::to_string(fragment.new_version);
+    version.state_name = run_id + "." + fragment.shape.name + "." + std::to_string(fragment.job.step);
     SKERRY_TRY(cargo.adopt_state(output.state, version.state_name, /*synced=*/true));
   } else {
     version.state_bytes = std::move(outcome.state.bytes);
@@ -58,8 +67,28 @@ Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, c
   return reduction;
 }
 
+// Files that an earlier process wrote are compared with their ids before a version is made of them.
+Result<void> verify_files(const ReduceJob& job, const CargoStore& cargo) {
+  SKERRY_TRY(cargo.verify_once(job.base.path));
+  for (const UpdateInput& update : job.updates) {
+    SKERRY_TRY(cargo.verify_once(update.payload.path));
+    SKERRY_TRY(cargo.verify_once(update.measured_base.path));
+  }
+  return {};
+}
+
 Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_id, std::uint64_t exchange,
                                   CargoStore& cargo, AggregationEngine& engine) {
+  if (fragment.job.updates.empty()) {
+    Reduction unchanged{fragment.base, {}};
+    unchanged.version.version = fragment.job.step;
+    unchanged.version.exchange = exchange;
+    unchanged.version.step = {};
+    unchanged.version.step_encoding.clear();
+    unchanged.version.kept = false;
+    return unchanged;
+  }
+  SKERRY_TRY(verify_files(fragment.job, cargo));
   OutputPaths& output = fragment.job.output;
   if (fragment.shape.file_bytes > kInlineLimit)
     output = {cargo.scratch_path(), cargo.scratch_path(), cargo.scratch_path(), true};
@@ -71,66 +100,92 @@ Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_
   return kept;
 }
 
+Result<VersionRecord> needed(const FindVersion& version, const std::string& run_id, const FragmentShape& shape,
+                             std::uint32_t fragment, std::uint64_t number) {
+  if (const VersionRecord* found = version(fragment, number)) return *found;
+  return data_loss("run " + run_id + ": version " + std::to_string(number) + " of fragment '" + shape.name +
+                   "' is missing from the store");
+}
+
+// A control fragment is the sum of its changes over all nodes, whatever the exchanged fragments' rule is.
+Result<void> use_control_rule(FragmentJob& fragment, std::uint64_t nodes) {
+  const double updates = static_cast<double>(fragment.job.updates.size());
+  fragment.rule = strategies::weighted_mean_rule(strategies::Weights::kUniform);
+  const double learning_rate = updates / static_cast<double>(std::max<std::uint64_t>(nodes, fragment.job.updates.size()));
+  SKERRY_ASSIGN(fragment.outer, strategies::make_outer_optimizer(strategies::sgd({.learning_rate = learning_rate})));
+  fragment.job.rule = &*fragment.rule;
+  fragment.job.outer = &*fragment.outer;
+  for (UpdateInput& update : fragment.job.updates) update.contribution.factor = 1;
+  return {};
+}
+
+Result<void> add_update(FragmentJob& fragment, const FragmentStep& step, const ReduceInput& input,
+                        const std::shared_ptr<const AcceptedUpdate>& accepted, const RunPlan& plan,
+                        const std::string& run_id, const FindVersion& version, CargoStore& cargo) {
+  const auto payload = std::find_if(accepted->payloads.begin(), accepted->payloads.end(),
+                                    [&](const UpdatePayload& of) { return of.fragment == step.fragment; });
+  if (payload == accepted->payloads.end()) return {};
+  UpdateInput update;
+  update.task_id = input.task;
+  update.node = input.node;
+  update.encoding = plan.spec.exchange.up;
+  update.contribution = {.examples = input.examples,
+                         .tokens = input.tokens,
+                         .steps = input.steps,
+                         .factor = input.factor,
+                         .node = input.node,
+                         .metrics = input.metrics};
+  if (payload->inline_data.empty()) {
+    SKERRY_ASSIGN(std::string path, cargo.spool_file(input.task, payload->content_id));
+    update.payload = Payload::file(std::move(path));
+  } else {
+    update.payload = Payload::in_memory(payload->inline_data);
+    fragment.updates.push_back(accepted);
+  }
+  if (plan.rule.needs.rebased && payload->base_version < step.base_version) {
+    auto known = fragment.older.find(payload->base_version);
+    if (known == fragment.older.end()) {
+      SKERRY_ASSIGN(VersionRecord record, needed(version, run_id, fragment.shape, step.fragment, payload->base_version));
+      known = fragment.older.emplace(payload->base_version, std::move(record)).first;
+    }
+    update.measured_base = fragment_payload(known->second, cargo);
+  }
+  fragment.job.updates.push_back(std::move(update));
+  return {};
+}
+
 }  // namespace
 
-Result<ReductionWork> plan_reduction(
-    const Reduce& command, const RunPlan& plan, const std::string& run_id,
-    const std::map<std::string, AcceptedUpdate>& accepted,
-    const std::function<const VersionRecord*(std::uint32_t fragment, std::uint64_t version)>& base, CargoStore& cargo,
-    AggregationEngine& engine) {
-  auto jobs = std::make_shared<std::vector<FragmentJob>>();
+Result<ReductionWork> plan_reduction(const Reduce& command, const RunPlan& plan, const std::string& run_id,
+                                     const AcceptedUpdates& accepted, const FindVersion& version, CargoStore& cargo,
+                                     AggregationEngine& engine) {
+  auto jobs = std::make_shared<std::deque<FragmentJob>>();
   ReductionWork work;
-  work.small = true;
+  work.small = !plan.rule.waits;
   for (const FragmentStep& step : command.fragments) {
-    FragmentJob fragment;
+    FragmentJob& fragment = jobs->emplace_back();
     fragment.shape = plan.shapes[step.fragment];
-    fragment.new_version = step.new_version;
     work.small = work.small && fragment.shape.file_bytes <= kInlineLimit;
-    const VersionRecord* from = base(step.fragment, step.base_version);
-    if (!from)
-      return data_loss("run " + run_id + ": version " + std::to_string(step.base_version) + " of fragment '" +
-                       fragment.shape.name + "' is missing from the store");
-    fragment.base = *from;
-    for (const ReduceInput& input : command.inputs) {
-      const auto update = accepted.find(input.task);
-      if (update == accepted.end()) return data_loss("run " + run_id + ": the accepted update of task " + input.task + " is missing");
-      for (const UpdatePayload& payload : update->second.payloads) {
-        if (payload.fragment != step.fragment) continue;
-        UpdateInput next;
-        next.task_id = input.task;
-        next.node = input.node;
-        next.encoding = plan.spec.exchange.up;
-        next.contribution = update->second.contribution;
-        next.contribution.factor = strategies::staleness_factor(plan.spec.participation, input.staleness).value_or(0);
-        if (payload.inline_data.empty()) {
-          SKERRY_ASSIGN(std::string path, cargo.spool_file(input.task, payload.content_id));
-          next.payload = Payload::file(std::move(path));
-        } else {
-          fragment.inline_updates.emplace_back(input.task, payload.inline_data);
-        }
-        fragment.job.updates.push_back(std::move(next));
-      }
-    }
-    jobs->push_back(std::move(fragment));
-  }
-  // Views are taken only now that nothing moves any more.
-  for (std::size_t i = 0; i < jobs->size(); ++i) {
-    FragmentJob& fragment = (*jobs)[i];
+    SKERRY_ASSIGN(fragment.base, needed(version, run_id, fragment.shape, step.fragment, step.base_version));
     ReduceJob& job = fragment.job;
-    std::map<std::string_view, std::string_view> bytes;
-    for (const auto& [task, data] : fragment.inline_updates) bytes[task] = data;
-    for (UpdateInput& update : job.updates)
-      if (const auto found = bytes.find(update.task_id); found != bytes.end()) update.payload = Payload::in_memory(found->second);
     job.fragment = fragment.shape.name;
     job.elements = fragment.shape.elements;
     job.tensors = fragment.shape.tensors;
     job.data_offset = fragment.shape.data_offset;
     job.base = fragment_payload(fragment.base, cargo);
     job.state = state_payload(fragment.base, cargo);
+    job.step = step.new_version;
     job.rule = &plan.rule;
     job.outer = &plan.outer;
     job.down = plan.spec.exchange.down;
     job.seed = strategies::task_seed(plan.spec.seed, fragment.shape.name, command.exchange);
+    for (const ReduceInput& input : command.inputs) {
+      const auto update = accepted.find(input.task);
+      if (update == accepted.end())
+        return data_loss("run " + run_id + ": the accepted update of task " + input.task + " is missing");
+      SKERRY_TRY(add_update(fragment, step, input, update->second, plan, run_id, version, cargo));
+    }
+    if (fragment.shape.role == FragmentRole::kControl) SKERRY_TRY(use_control_rule(fragment, command.nodes));
   }
   work.run = [jobs, run_id, exchange = command.exchange, &cargo, &engine]() -> Result<std::vector<Reduction>> {
     std::vector<Reduction> reductions;

@@ -41,7 +41,7 @@ void RunMachine::State::assign_evaluate(Node& node, Instant now) {
   touch_core();
   AssignTask command = describe(task, now);
   for (FragmentIndex fragment = 0; fragment < versions.size(); ++fragment)
-    command.read.push_back({fragment, task.bases[fragment], node.last_read[fragment]});
+    if (measured[fragment]) command.read.push_back({fragment, task.bases[fragment], node.last_read[fragment]});
   emit(std::move(command));
 }
 

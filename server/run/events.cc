@@ -6,14 +6,31 @@
 #include "server/run/state.h"
 #include "strategies/evaluation.h"
 #include "strategies/exchange.h"
+#include "strategies/participation.h"
 
 namespace skerry::server {
 
 using TimerKind = RunMachine::State::TimerKey::Kind;
 
 RunMachine::State::State(RunSetup given) : setup(std::move(given)) {
-  lanes = strategies::lanes(setup.spec.exchange, static_cast<std::uint32_t>(setup.fragments.size()));
+  setup.roles.resize(setup.fragments.size(), FragmentRole::kExchanged);
+  std::vector<FragmentIndex> exchanged;
+  std::vector<FragmentIndex> twins;
+  for (FragmentIndex fragment = 0; fragment < setup.roles.size(); ++fragment) {
+    if (setup.roles[fragment] == FragmentRole::kExchanged) exchanged.push_back(fragment);
+    if (setup.roles[fragment] == FragmentRole::kControl) twins.push_back(fragment);
+    measured.push_back(setup.roles[fragment] != FragmentRole::kControl);
+  }
+  for (const auto& places : strategies::lanes(setup.spec.exchange, static_cast<std::uint32_t>(exchanged.size()))) {
+    std::vector<FragmentIndex> lane;
+    for (const auto place : places) lane.push_back(exchanged[place]);
+    for (const auto place : places)
+      if (place < twins.size()) lane.push_back(twins[place]);
+    lanes.push_back(std::move(lane));
+  }
+  required = strategies::required_nodes(setup.spec.participation, setup.needs);
   versions.assign(setup.fragments.size(), 0);
+  lane_voids.assign(lanes.size(), 0);
   lane_collecting.assign(lanes.size(), 0);
   lane_reducing.assign(lanes.size(), 0);
 }
@@ -46,6 +63,11 @@ void RunMachine::State::on(const NodeJoined& event, Instant now) {
     node.name = event.node;
     node.last_read.assign(versions.size(), std::nullopt);
     node.fresh.assign(versions.size(), false);
+    node.gone = true;
+    touch(node);
+  }
+  if (std::exchange(node.gone, false)) {
+    ++consenting;
     touch(node);
   }
   const bool arrives = event.new_session || !node.connected;
@@ -54,7 +76,7 @@ void RunMachine::State::on(const NodeJoined& event, Instant now) {
   node.examples = event.examples;
   node.holdout_examples = event.holdout_examples;
   node.paused = event.paused;
-  node.connected = true;
+  if (!std::exchange(node.connected, true)) know_speed(node);
   if (phase == Phase::kFinished || phase == Phase::kEnding) return;
   if (arrives) {
     clear_timer({TimerKind::kReconnect, 0, node.name});
@@ -88,7 +110,12 @@ void RunMachine::State::on(const NodeLeft& event, Instant now) {
 }
 
 void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
+  forget_speed(node);
   node.connected = false;
+  if (for_good && !std::exchange(node.gone, true)) {
+    --consenting;
+    touch(node);
+  }
   std::fill(node.fresh.begin(), node.fresh.end(), false);
   std::fill(node.last_read.begin(), node.last_read.end(), std::nullopt);
   update_idle(node);
@@ -261,6 +288,8 @@ void RunMachine::State::fire(const TimerKey& key, Instant now) {
     case TimerKind::kEvaluation:
       if (evaluation) close_evaluation(now);
       return;
+    case TimerKind::kGroup:
+      return on_group_late(key.id);
     case TimerKind::kTask:
       if (const auto found = tasks.find(key.id); found != tasks.end()) {
         const std::string reason = "the task's deadline has passed";
@@ -328,6 +357,7 @@ void RunMachine::State::advance(Instant now) {
     open_evaluation(true, now);
     return check_evaluation(now);
   }
+  wake_turns(now);
   if (!accepts_work()) return;
   if (asynchronous()) {
     if (!begun && idle.size() >= setup.spec.participation.start_nodes) {
@@ -336,6 +366,9 @@ void RunMachine::State::advance(Instant now) {
       const std::set<std::string> waiting = idle;
       for (const auto& name : waiting) offer_work(nodes.at(name), now);
     }
+    // A group may have lost the last one that it waited for.
+    if (setup.spec.participation.work == ParticipationSpec::Work::kFedCompass) check_lane(0, now);
+    fill_slots(now);
     if (evaluation_due) open_evaluation(false, now);
   } else if (exchanges.empty()) {
     open_exchange(now);

@@ -13,11 +13,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 json remaining(const std::optional<Instant>& at, Instant now) {
   return at ? json(std::max<std::int64_t>(0, *at - now)) : json(nullptr);
 }
+
+/// SIZE_MAX is none.
+json limit(std::size_t most) { return most == SIZE_MAX ? json(nullptr) : json(most); }
+std::size_t limit(const json& most) { return most.is_null() ? SIZE_MAX : most.get<std::size_t>(); }
 
 std::optional<Instant> deadline(const json& left, Instant now) {
   if (left.is_null()) return std::nullopt;
@@ -36,7 +40,18 @@ using TimerKind = RunMachine::State::TimerKey::Kind;
 
 static std::string text_of(const json& row) { return row.dump(-1, ' ', false, json::error_handler_t::replace); }
 
-static std::string core_row(const RunMachine::State& s) {
+static json groups_of(const RunMachine::State& s, Instant now) {
+  json rows = json::array();
+  for (const auto& [number, group] : s.groups)
+    rows.push_back({{"number", number},
+                    {"expected_left_ms", group.expected - now},
+                    {"left_ms", remaining(group.latest, now)},
+                    {"fastest_ms", group.fastest_ms},
+                    {"arrived", group.arrived}});
+  return rows;
+}
+
+static std::string core_row(const RunMachine::State& s, Instant now) {
   return text_of({{"format", kFormat},
                   {"run", s.setup.run_id},
                   {"spec", s.setup.spec.hash},
@@ -50,6 +65,8 @@ static std::string core_row(const RunMachine::State& s) {
                   {"exchanges_done", s.exchanges_done},
                   {"last_exchange", s.last_exchange},
                   {"versions", s.versions},
+                  {"voids", s.lane_voids},
+                  {"groups", groups_of(s, now)},
                   {"position", s.position},
                   {"total_steps", s.total_steps},
                   {"workers", s.workers},
@@ -64,6 +81,10 @@ static std::string node_row(const RunMachine::State::Node& node) {
                   {"discarded", node.discarded},
                   {"data_set", node.data_set},
                   {"examples", node.examples},
+                  {"gone", node.gone},
+                  {"invited", node.invited},
+                  {"last_turn", node.last_turn},
+                  {"step_ms", node.step_ms},
                   {"failure", node.last_failure}});
 }
 
@@ -75,9 +96,14 @@ static std::string task_row(const RunMachine::State& s, const RunMachine::State:
   if (task.accepted) {
     row["accepted"] = {{"examples", task.examples},   {"tokens", task.tokens}, {"steps", task.steps},
                        {"staleness", task.staleness}, {"factor", task.factor}, {"weight", task.weight},
-                       {"metrics", task.metrics}};
+                       {"metrics", task.metrics},     {"needed", task.needed_metrics},
+                       {"carries", task.carries}};
   } else {
     row["seed"] = task.seed;
+    row["steps"] = task.inner_steps;
+    row["age_ms"] = now - task.assigned;
+    row["interrupted"] = task.interrupted;
+    row["group"] = task.group;
     row["first_step"] = task.first_step;
     row["left_ms"] = remaining(task.deadline, now);
   }
@@ -88,7 +114,12 @@ static std::string exchange_row(const RunMachine::State::Exchange& exchange, Ins
   return text_of({{"lane", exchange.lane},
                   {"base", exchange.base_version},
                   {"reducing", exchange.reducing},
-                  {"target", exchange.target == SIZE_MAX ? json(nullptr) : json(exchange.target)},
+                  {"goal", limit(exchange.goal)},
+                  {"target", limit(exchange.target)},
+                  {"invited", exchange.invited},
+                  {"nodes", exchange.nodes},
+                  {"due", exchange.due},
+                  {"age_ms", now - exchange.opened},
                   {"rescues", exchange.rescues},
                   {"left_ms", remaining(exchange.deadline, now)},
                   {"grace_left_ms", remaining(exchange.grace, now)}});
@@ -107,7 +138,7 @@ static std::string report_row(const NodeMetrics& report) {
 
 MachineRows RunMachine::State::all_rows(Instant now) const {
   MachineRows rows;
-  rows["core"] = core_row(*this);
+  rows["core"] = core_row(*this, now);
   for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(node);
   for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(*this, task, now);
   for (const auto& [number, exchange] : exchanges) rows["x/" + std::to_string(number)] = exchange_row(exchange, now);
@@ -119,7 +150,7 @@ MachineRows RunMachine::State::all_rows(Instant now) const {
 
 MachineRows RunMachine::State::changed_rows(Instant now) {
   MachineRows rows;
-  if (std::exchange(core_changed, false)) rows["core"] = core_row(*this);
+  if (std::exchange(core_changed, false)) rows["core"] = core_row(*this, now);
   if (std::exchange(evaluation_changed, false)) rows["evaluation"] = evaluation ? evaluation_row(*evaluation, now) : "";
   for (const auto& name : changed_nodes) rows["n/" + name] = node_row(nodes.at(name));
   for (const auto serial : changed_tasks) {
@@ -146,7 +177,7 @@ void RunMachine::State::forget_changes() {
   changed_reports.clear();
 }
 
-static void load_core(RunMachine::State& s, const json& row) {
+static void load_core(RunMachine::State& s, const json& row, Instant now) {
   s.phase = static_cast<RunMachine::State::Phase>(row.at("phase").get<int>());
   s.paused = row.at("paused").get<bool>();
   s.pause_reason = row.at("pause_reason").get<std::string>();
@@ -157,6 +188,15 @@ static void load_core(RunMachine::State& s, const json& row) {
   s.exchanges_done = row.at("exchanges_done").get<std::uint64_t>();
   s.last_exchange = row.at("last_exchange").get<std::uint64_t>();
   s.versions = row.at("versions").get<std::vector<std::uint64_t>>();
+  s.lane_voids = row.at("voids").get<std::vector<std::uint64_t>>();
+  for (const json& kept : row.at("groups")) {
+    auto& group = s.groups[kept.at("number").get<std::uint64_t>()];
+    group.expected = now + kept.at("expected_left_ms").get<std::int64_t>();
+    group.latest = now + kept.at("left_ms").get<std::int64_t>();
+    group.fastest_ms = kept.at("fastest_ms").get<double>();
+    group.arrived = kept.at("arrived").get<bool>();
+    s.set_timer({TimerKind::kGroup, kept.at("number").get<std::uint64_t>(), {}}, group.latest);
+  }
   s.position = row.at("position").get<std::uint64_t>();
   s.total_steps = row.at("total_steps").get<std::uint64_t>();
   s.workers = row.at("workers").get<std::uint64_t>();
@@ -173,7 +213,14 @@ static void load_node(RunMachine::State& s, const std::string& name, const json&
   node.discarded = row.at("discarded").get<std::uint64_t>();
   node.data_set = row.at("data_set").get<std::string>();
   node.examples = row.at("examples").get<std::uint64_t>();
+  node.gone = row.at("gone").get<bool>();
+  node.invited = row.at("invited").get<std::uint64_t>();
+  node.last_turn = row.at("last_turn").get<std::uint64_t>();
+  node.step_ms = row.at("step_ms").get<double>();
   node.last_failure = row.at("failure").get<std::string>();
+  s.consenting += node.gone ? 0 : 1;
+  if (const auto separation = s.setup.spec.participation.minimum_separation; separation > 1 && node.last_turn > 0)
+    s.turns[node.last_turn + separation].insert(name);
   node.last_read.assign(s.setup.fragments.size(), std::nullopt);
   node.fresh.assign(s.setup.fragments.size(), false);
 }
@@ -197,10 +244,16 @@ static void load_task(RunMachine::State& s, std::uint64_t serial, const json& ro
     task.factor = accepted->at("factor").get<double>();
     task.weight = accepted->at("weight").get<double>();
     task.metrics = accepted->at("metrics").get<std::map<std::string, double>>();
+    task.needed_metrics = accepted->at("needed").get<std::vector<double>>();
+    task.carries = accepted->at("carries").get<std::vector<FragmentIndex>>();
     return;
   }
   task.seed = row.at("seed").get<std::uint64_t>();
   task.first_step = row.at("first_step").get<std::uint64_t>();
+  task.inner_steps = row.at("steps").get<std::uint64_t>();
+  task.assigned = now - row.at("age_ms").get<std::int64_t>();
+  task.interrupted = row.at("interrupted").get<bool>();
+  task.group = row.at("group").get<std::uint64_t>();
   task.deadline = deadline(row.at("left_ms"), now);
   if (task.deadline) s.set_timer({TimerKind::kTask, serial, {}}, *task.deadline);
 }
@@ -211,7 +264,13 @@ static void load_exchange(RunMachine::State& s, std::uint64_t number, const json
   exchange.lane = row.at("lane").get<std::uint32_t>();
   exchange.base_version = row.at("base").get<std::uint64_t>();
   exchange.reducing = row.at("reducing").get<bool>();
-  exchange.target = row.at("target").is_null() ? SIZE_MAX : row.at("target").get<std::size_t>();
+  exchange.goal = limit(row.at("goal"));
+  exchange.target = limit(row.at("target"));
+  exchange.invited = row.at("invited").get<std::size_t>();
+  exchange.nodes = row.at("nodes").get<std::uint64_t>();
+  exchange.due = row.at("due").get<bool>();
+  exchange.opened = now - row.at("age_ms").get<std::int64_t>();
+  exchange.missing.insert(s.required.begin(), s.required.end());
   exchange.rescues = row.at("rescues").get<std::uint32_t>();
   exchange.deadline = deadline(row.at("left_ms"), now);
   exchange.grace = deadline(row.at("grace_left_ms"), now);
@@ -252,6 +311,7 @@ static Result<void> link(RunMachine::State& s, Instant now) {
         return data_loss("task " + s.task_id(serial) + " has no exchange " + std::to_string(task.exchange));
       if (task.accepted) {
         exchange->second.accepted.insert(serial);
+        exchange->second.missing.erase(task.node);
         node->second.worked = std::max(node->second.worked, task.exchange);
         continue;
       }
@@ -277,8 +337,9 @@ Result<void> RunMachine::State::load(const MachineRows& rows, Instant now) {
     if (row.at("run") != setup.run_id || row.at("spec") != setup.spec.hash)
       return failed_precondition(run + "the state is of run " + row.at("run").dump() + " with spec " +
                                  row.at("spec").dump());
-    load_core(*this, row);
-    if (versions.size() != setup.fragments.size()) return data_loss(run + "its state has another number of fragments");
+    load_core(*this, row, now);
+    if (versions.size() != setup.fragments.size() || lane_voids.size() != lanes.size())
+      return data_loss(run + "its state has another number of fragments");
     if (const auto open = rows.find("evaluation"); open != rows.end() && !open->second.empty())
       load_evaluation(*this, json::parse(open->second), now);
     for (const auto& [key, text] : rows) {

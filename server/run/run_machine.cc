@@ -47,7 +47,7 @@ bool RunMachine::awaits(const std::string& task) const {
 std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
   std::vector<std::vector<std::uint64_t>> needed(state_->versions.size());
   for (const auto& [serial, task] : state_->tasks) {
-    if (task.accepted) continue;
+    if (task.accepted && !state_->setup.needs.rebased) continue;
     for (std::size_t fragment = 0; fragment < needed.size(); ++fragment)
       needed[fragment].push_back(task.bases[fragment]);
   }
@@ -68,7 +68,10 @@ RunStatus RunMachine::status() const {
   const auto needed = state.asynchronous() ? participation.start_nodes
                       : state.begun        ? participation.quorum
                                            : std::max(participation.start_nodes, participation.quorum);
-  return {"waiting", std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready"};
+  std::string reason = std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready";
+  for (const auto& name : state.required)
+    if (state.idle.count(name) == 0) reason += ", " + name + " is missing";
+  return {"waiting", std::move(reason)};
 }
 
 RunView RunMachine::view() const {
@@ -76,8 +79,9 @@ RunView RunMachine::view() const {
   const auto& spec = state.setup.spec;
   RunView view{status()};
   view.rounds = spec.stop.rounds;
-  view.round = *std::min_element(state.versions.begin(), state.versions.end());
+  view.round = spec.stop.rounds;
   for (std::uint32_t lane = 0; lane < state.lanes.size(); ++lane) {
+    view.round = std::min(view.round, state.rounds_done(lane));
     const std::uint64_t open =
         state.lane_collecting[lane] != 0 ? state.lane_collecting[lane] : state.lane_reducing[lane];
     for (const auto fragment : state.lanes[lane]) {
@@ -119,6 +123,9 @@ RunView RunMachine::view() const {
       if (node.examples < spec.data.minimum_examples)
         of.detail = "it has " + std::to_string(node.examples) + " examples, data.minimum_examples is " +
                     std::to_string(spec.data.minimum_examples);
+      else if (!state.has_turn(node))
+        of.detail = "it took part in exchange " + std::to_string(node.last_turn) + " and may again in exchange " +
+                    std::to_string(node.last_turn + spec.participation.minimum_separation);
     }
     view.nodes.push_back(std::move(of));
   }

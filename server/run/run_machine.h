@@ -14,6 +14,8 @@
 
 #include "common/base/result.h"
 #include "common/config/run_spec.h"
+#include "common/model/layout.h"
+#include "strategies/aggregation/rule.h"
 
 namespace skerry::server {
 
@@ -35,6 +37,10 @@ struct RunSetup {
   std::string task_prefix;
   RunSpec spec;
   std::vector<std::string> fragments;  ///< names in the order of the model's layout; never empty
+  /// Parallel to `fragments`; empty: all are exchanged. The i-th control fragment is the twin of the i-th exchanged one and
+  /// goes with it; frozen fragments belong to no exchange and stay at version 0.
+  std::vector<FragmentRole> roles = {};
+  strategies::Needs needs = {};  ///< of the run's aggregation rule
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -74,7 +80,8 @@ struct NodePaused {
 struct UpdateStored {
   std::string task;
   std::string node;
-  std::map<FragmentIndex, std::uint64_t> base_versions;  ///< one for each fragment the task writes
+  /// One for each fragment the task writes; with Needs::partial_updates for some of them.
+  std::map<FragmentIndex, std::uint64_t> base_versions;
   std::uint64_t examples = 0;
   std::uint64_t tokens = 0;
   std::uint64_t steps = 0;
@@ -149,7 +156,7 @@ struct AssignTask {
   std::uint64_t round = 0;     ///< how many exchanges of this fragment came before, plus 1
   std::vector<ReadFragment> read;
   std::vector<FragmentIndex> write;  ///< train
-  std::uint64_t steps = 0;           ///< inner steps; 0: `epochs` counts
+  std::uint64_t steps = 0;           ///< inner steps, by the node's speed where the run says so; 0: `epochs` counts
   double epochs = 0;
   std::uint64_t seed = 0;  ///< below 2^53
   std::uint64_t first_step = 0;
@@ -214,7 +221,8 @@ struct ReduceInput {
   double factor = 1;            ///< discount for staleness, in (0, 1]
   double weight = 0;            ///< > 0: examples (or tokens, steps, 1) times the factor; for people and receipts
   std::uint64_t staleness = 0;  ///< exchanges of the fragment between its base and this exchange's base
-  std::map<FragmentIndex, std::uint64_t> base_versions;
+  std::vector<double> metrics;  ///< what it reported of Needs::metrics, in that order
+  std::map<FragmentIndex, std::uint64_t> base_versions;  ///< of the fragments it carries
 };
 
 struct FragmentStep {
@@ -230,6 +238,7 @@ struct Reduce {
   std::uint64_t exchange = 0;
   std::vector<FragmentStep> fragments;
   std::vector<ReduceInput> inputs;
+  std::uint64_t nodes = 0;  ///< that consented to the run when the exchange was completed
 };
 
 /// The exchange is committed: the fragments' new versions are released and these tasks are COUNTED in them.
@@ -241,6 +250,13 @@ struct Count {
   double total_weight = 0;         ///< sum of the inputs' weights, in their order
   std::uint64_t examples = 0;
   std::map<std::string, double> metrics;  ///< means over examples of what the updates reported
+};
+
+/// The exchange was closed with the model unchanged: too few of those it had invited returned until its deadline. The
+/// updates it had are discarded by commands before this one; as a round it counts.
+struct Void {
+  std::uint64_t exchange = 0;
+  std::string reason;
 };
 
 struct NodeMetrics {
@@ -269,7 +285,7 @@ struct WakeAt {
   Instant at = 0;
 };
 
-using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count,
+using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count, Void,
                              EvaluationDone, Finish, WakeAt>;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -301,7 +317,7 @@ struct RunStatus {
 };
 
 struct RunView : RunStatus {
-  std::uint64_t round = 0;   ///< exchanges of the slowest fragment
+  std::uint64_t round = 0;   ///< exchanges of the slowest fragment, void ones too
   std::uint64_t rounds = 0;  ///< planned
   std::vector<FragmentView> fragments;
   std::vector<NodeView> nodes;  ///< by name
@@ -367,8 +383,8 @@ class RunMachine {
   /// nor its end decided.
   bool awaits(const std::string& task) const;
 
-  /// Fragment versions that an outstanding task may still have to read, which the store must keep (ascending, by
-  /// fragment).
+  /// Fragment versions that the store must keep (ascending, by fragment): what an outstanding task may still have to read,
+  /// and with Needs::rebased what an accepted update was measured against.
   std::vector<std::vector<std::uint64_t>> needed_versions() const;
 
   struct State;  ///< its inside, for the sources of this directory alone

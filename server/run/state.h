@@ -1,5 +1,6 @@
 // The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the
-// life of an exchange, evaluations.cc that of an evaluation, rows.cc how all of it is kept.
+// life of an exchange, tasks.cc that of a task, offers.cc what is accepted, pace.cc what follows from measured speeds,
+// evaluations.cc the life of an evaluation, rows.cc how all of it is kept.
 #pragma once
 
 #include <deque>
@@ -28,12 +29,16 @@ struct RunMachine::State {
     std::uint64_t examples = 0;
     std::uint64_t holdout_examples = 0;
     bool connected = false;
+    bool gone = false;  ///< its holder left for good, or no longer consents
     bool paused = false;
     bool resting = false;  ///< after failures: until its retry timer, or (benched) until it joins again
     bool benched = false;
     Serial train_task = 0;       ///< outstanding; 0: none
     Serial evaluate_task = 0;    ///< outstanding; 0: none
     std::uint64_t worked = 0;    ///< synchronous: the last exchange it delivered to or gave up
+    std::uint64_t invited = 0;   ///< synchronous: the last exchange it was given a task of
+    std::uint64_t last_turn = 0; ///< the last exchange that has an update of it
+    double step_ms = 0;          ///< measured, smoothed: time of an inner step, or of a task where epochs count; 0: unknown
     std::uint32_t attempts = 0;  ///< synchronous: failed tasks in exchange `worked_at`
     std::uint32_t failures = 0;  ///< one after another
     std::string last_failure;
@@ -57,7 +62,11 @@ struct RunMachine::State {
     std::uint64_t round = 0;
     std::uint64_t seed = 0;
     std::uint64_t first_step = 0;
+    std::uint64_t inner_steps = 0;     ///< asked for; 0: epochs count
     std::vector<std::uint64_t> bases;  ///< per fragment: the version it builds on or measures
+    Instant assigned = 0;              ///< outstanding: since when
+    bool interrupted = false;          ///< it was given again: its time says nothing about its node's speed
+    std::uint64_t group = 0;           ///< fedcompass: with whom it is to arrive; 0: none
     bool accepted = false;
     bool awaited = false;             ///< outstanding, and its node is here or expected back
     std::optional<Instant> deadline;  ///< asynchronous
@@ -69,6 +78,8 @@ struct RunMachine::State {
     double factor = 1;
     double weight = 0;
     std::map<std::string, double> metrics;
+    std::vector<double> needed_metrics;   ///< those of Needs::metrics, in that order
+    std::vector<FragmentIndex> carries;  ///< fewer fragments than the lane has; empty: all of them
   };
 
   struct Exchange {
@@ -76,7 +87,13 @@ struct RunMachine::State {
     std::uint32_t lane = 0;
     std::uint64_t base_version = 0;  ///< of every fragment of the lane
     bool reducing = false;
-    std::size_t target = 0;        ///< nodes it may have
+    std::size_t goal = 0;          ///< synchronous: updates that are enough, whoever else was invited
+    std::size_t target = 0;        ///< nodes it may have, required ones besides
+    std::size_t invited = 0;       ///< synchronous: nodes that were given a task
+    std::uint64_t nodes = 0;       ///< reducing: nodes that consented
+    bool due = false;              ///< fedcompass: a group whose updates it has is complete
+    Instant opened = 0;            ///< synchronous
+    std::set<std::string> missing; ///< required nodes whose update is not in
     std::set<Serial> outstanding;  ///< synchronous
     std::set<Serial> accepted;
     std::size_t awaited = 0;       ///< of `outstanding`
@@ -85,6 +102,15 @@ struct RunMachine::State {
     std::uint32_t reduce_failures = 0;
     std::optional<Instant> deadline;
     std::optional<Instant> grace;
+  };
+
+  /// FedCompass: nodes whose tasks are to end at the same time. Its number is the serial of its first task.
+  struct Group {
+    Instant expected = 0;
+    Instant latest = 0;  ///< it is not waited for longer
+    double fastest_ms = 0;
+    std::size_t awaited = 0;  ///< tasks
+    bool arrived = false;     ///< some of its updates are in
   };
 
   struct Evaluation {
@@ -104,9 +130,9 @@ struct RunMachine::State {
   };
 
   struct TimerKey {
-    enum class Kind : std::uint8_t { kDeadline, kGrace, kRescue, kReduce, kEvaluation, kTask, kReconnect, kRetry };
+    enum class Kind : std::uint8_t { kDeadline, kGrace, kRescue, kReduce, kEvaluation, kTask, kReconnect, kRetry, kGroup };
     Kind kind = Kind::kDeadline;
-    std::uint64_t id = 0;  ///< exchange or task
+    std::uint64_t id = 0;  ///< exchange, task or group
     std::string node;
     auto operator<=>(const TimerKey&) const = default;
   };
@@ -138,35 +164,74 @@ struct RunMachine::State {
   void mark_away(Node& node, Instant now, bool for_good);
 
   // ---- exchanges.cc
-  bool eligible(const Node& node) const;
-  void update_idle(Node& node);
   bool open_exchange(Instant now);
-  std::optional<std::uint32_t> lane_with_work(const Node& node) const;
+  Exchange& new_exchange(std::uint32_t lane);
   Exchange& collecting(std::uint32_t lane);
-  bool takes_more(const Exchange& exchange, Instant now) const;
-  /// Gives an idle node work where there is some for it.
-  void offer_work(Node& node, Instant now);
-  void fill(Exchange& exchange, Instant now);
-  void assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now);
-  void assign_again(const Task& task, Instant now);
-  AssignTask describe(const Task& task, Instant now) const;
-  /// Why this update must not count; empty: it may.
-  std::string objection(const Task& task, const UpdateStored& update) const;
-  void accept(Task& task, const UpdateStored& update, Instant now);
-  /// The task ends without an update that counts, and its node has failed at it.
-  void give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now);
+  /// Enough updates are in, and those of all required nodes.
+  bool satisfied(const Exchange& exchange) const;
   void check_complete(std::uint64_t number, Instant now);
   void check_lane(std::uint32_t lane, Instant now);
   void on_deadline(std::uint64_t number, Instant now);
   void ask_failed_again(Exchange& exchange, Instant now);
-  void begin_reduce(Exchange& exchange, Instant now);
+  void begin_reduce(Exchange& exchange, Instant now, const std::string& why = "");
   void ask_reduce(const Exchange& exchange);
   void commit(std::uint64_t number, Instant now);
+  void close_void(std::uint64_t number);
+  /// Everything about a lane's round that does not depend on how it ended.
+  void round_done(std::uint32_t lane);
+  std::uint64_t exchanges_planned() const;
+  /// Rounds of a lane that are over, void ones too.
+  std::uint64_t rounds_done(std::uint32_t lane) const;
+  bool lane_done(std::uint32_t lane) const;
+  bool in_lane(std::uint32_t lane, FragmentIndex fragment) const;
+
+  // ---- tasks.cc
+  bool eligible(const Node& node) const;
+  void update_idle(Node& node);
+  /// The exchange that work given now is for, as far as turns are concerned.
+  std::uint64_t turn() const;
+  bool has_turn(const Node& node) const;
+  /// Nodes whose turn has come are idle again.
+  void wake_turns(Instant now);
+  std::optional<std::uint32_t> lane_with_work(const Node& node) const;
+  bool is_full(std::uint32_t lane, std::size_t on_the_way) const;
+  bool takes_more(const Exchange& exchange, Instant now) const;
+  bool has_room_for(const Exchange& exchange, const Node& node, Instant now) const;
+  /// Gives an idle node work where there is some for it.
+  void offer_work(Node& node, Instant now);
+  void fill(Exchange& exchange, Instant now);
+  /// Asynchronous: work is not offered to whoever is ready, but drawn for by fill_slots.
+  bool draws_turns() const;
+  /// Asynchronous: draws idle nodes until participation.concurrency of them train.
+  void fill_slots(Instant now);
+  void assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now);
+  void assign_again(Task& task, Instant now);
+  AssignTask describe(const Task& task, Instant now) const;
+  /// The task ends without an update that counts, and its node has failed at it.
+  void give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now);
   void set_awaited(Task& task, bool awaited);
   /// Takes an outstanding task out of everything. Remembers the reason for late offers; empty: its report counted.
   void end_task(Serial serial, const std::string& reason, bool tell_node);
-  std::uint64_t exchanges_planned() const;
-  bool lane_done(std::uint32_t lane) const;
+  /// Remembers how a task ended, for offers that come late.
+  void remember_end(const Task& task, Ended end);
+
+  // ---- offers.cc
+  /// Why this update must not count; empty: it may.
+  std::string objection(const Task& task, const UpdateStored& update) const;
+  void accept(Task& task, const UpdateStored& update, Instant now);
+  double weight_of(const UpdateStored& update) const;
+  std::vector<double> needed_metrics(const UpdateStored& update) const;
+
+  // ---- pace.cc
+  void measure(Node& node, const Task& task, std::uint64_t steps, Instant now);
+  void forget_speed(const Node& node);
+  void know_speed(const Node& node);
+  /// Inner steps for the node's next task; may put the task into a group.
+  std::uint64_t steps_for(const Node& node, Task& task, Instant now);
+  /// When the adaptive grace window of an exchange ends that has just got an update.
+  Instant grace_end(const Exchange& exchange, Instant now) const;
+  void group_changed(std::uint64_t group);
+  void on_group_late(std::uint64_t group);
 
   // ---- evaluations.cc
   void open_evaluation(bool is_final, Instant now);
@@ -177,9 +242,6 @@ struct RunMachine::State {
   void end_run(const std::string& outcome, const std::string& reason, Instant now);
   void discard_exchange(std::uint64_t number, const std::string& reason);
   void finish_if_ending(Instant now);
-  /// Remembers how a task ended, for offers that come late.
-  void remember_end(const Task& task, Ended end);
-
   // ---- timers
   void set_timer(const TimerKey& key, Instant at);
   void clear_timer(const TimerKey& key);
@@ -204,7 +266,9 @@ struct RunMachine::State {
   static std::int64_t ms(double seconds) { return static_cast<std::int64_t>(seconds * 1000.0 + 0.5); }
 
   RunSetup setup;
-  std::vector<std::vector<FragmentIndex>> lanes;
+  std::vector<std::vector<FragmentIndex>> lanes;  ///< exchanged fragments, then their control twins
+  std::vector<bool> measured;                     ///< per fragment: an evaluation reads it
+  std::vector<std::string> required;              ///< nodes, by name
 
   // Kept in the row "core".
   Phase phase = Phase::kRunning;
@@ -217,6 +281,8 @@ struct RunMachine::State {
   std::uint64_t exchanges_done = 0;
   std::uint64_t last_exchange = 0;  ///< committed last
   std::vector<std::uint64_t> versions;
+  std::vector<std::uint64_t> lane_voids;  ///< rounds per lane that were void
+  std::map<std::uint64_t, Group> groups;
   std::uint64_t position = 0;     ///< synchronous: inner steps of the run so far
   std::uint64_t total_steps = 0;  ///< accepted, of all nodes
   std::uint64_t workers = 0;      ///< nodes that ever delivered
@@ -231,6 +297,10 @@ struct RunMachine::State {
 
   // Not kept: derived, or forgotten by a restart on purpose.
   std::set<std::string> idle;                  ///< eligible nodes without a train task
+  std::map<std::uint64_t, std::set<std::string>> turns;  ///< by exchange: nodes that may take part again from it on
+  std::size_t consenting = 0;                  ///< nodes that are not gone
+  std::size_t training = 0;                    ///< train tasks that are awaited
+  std::multiset<double> speeds;                ///< Node::step_ms of the nodes that are here, where known
   std::vector<std::uint64_t> lane_collecting;  ///< exchange per lane; 0: none
   std::vector<std::uint64_t> lane_reducing;    ///< exchange per lane; 0: none
   std::unordered_map<Serial, Ended> ended;     ///< how tasks ended; the latest kEndedKept

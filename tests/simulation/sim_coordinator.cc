@@ -1,6 +1,8 @@
 #include "tests/simulation/sim_coordinator.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "tests/simulation/sim_client.h"
@@ -17,6 +19,7 @@ std::uint64_t mix(std::uint64_t digest, std::string_view text) {
 
 SimCoordinator::SimCoordinator(World& world, server::RunSetup setup) : world_(world), setup_(std::move(setup)) {
   released_.assign(setup_.fragments.size(), {0});
+  stored_.assign(setup_.fragments.size(), {0});
 }
 
 void SimCoordinator::boot() {
@@ -89,6 +92,15 @@ void SimCoordinator::commit() {
     if (before[fragment] + 1 != released_[fragment].size())
       world_.violation("fragment " + setup_.fragments[fragment] + " is at version " + std::to_string(before[fragment]) +
                        ", released are " + std::to_string(released_[fragment].size()));
+  const auto needed = machine_->needed_versions();
+  for (std::size_t fragment = 0; fragment < before.size(); ++fragment) {
+    stored_[fragment].insert(before[fragment]);
+    for (auto version = stored_[fragment].begin(); version != stored_[fragment].end();) {
+      const bool wanted = *version + 2 > before[fragment] ||
+                          std::binary_search(needed[fragment].begin(), needed[fragment].end(), *version);
+      version = wanted ? std::next(version) : stored_[fragment].erase(version);
+    }
+  }
   // The process may end right after the commit, before a word of it is said.
   if (world_.faults() && world_.shape.coordinator_crashes > 0 && world_.random.chance(0.002)) {
     crash();
@@ -100,7 +112,24 @@ void SimCoordinator::commit() {
 
 // ---- commands
 
+void SimCoordinator::check_task(const server::AssignTask& command) {
+  const auto& participation = setup_.spec.participation;
+  for (const auto& read : command.read)
+    if (read.version < machine_->versions()[read.fragment] && stored_[read.fragment].count(read.version) == 0)
+      world_.violation("task " + command.task + " reads a version that is not stored any more");
+  if (command.kind != server::TaskKind::kTrain) return;
+  const std::uint64_t least = participation.work == ParticipationSpec::Work::kEqual ? setup_.spec.training.steps
+                                                                                   : participation.minimum_steps;
+  if (command.steps < least || command.steps > setup_.spec.training.steps)
+    world_.violation("task " + command.task + " asks for " + std::to_string(command.steps) + " steps");
+  if (repeated(command.task) || participation.concurrency == 0) return;
+  std::uint64_t training = 0;
+  for (const auto& node : machine_->view().nodes) training += node.state == "training" ? 1 : 0;
+  if (training > participation.concurrency) world_.violation("more nodes train at once than the run allows");
+}
+
 void SimCoordinator::on(const server::AssignTask& command) {
+  check_task(command);
   v1::ToNode message;
   auto& task = *message.mutable_task();
   task.set_task_id(command.task);
@@ -144,7 +173,16 @@ void SimCoordinator::on(const server::Accept& command) {
   const auto offer = offers_.find(command.task);
   if (offer == offers_.end()) return world_.violation("task " + command.task + " is accepted without an offer");
   const Stored stored{command.node, static_cast<double>(offer->second.examples)};
-  batch_.durable.push_back([this, command, stored] { accepted_.emplace(command.task, stored); });
+  const bool again = accepted_.count(command.task) != 0;
+  const auto last = last_turn_.find(command.node);
+  const std::uint64_t separation = setup_.spec.participation.minimum_separation;
+  if (!again && separation > 1 && last != last_turn_.end() && command.exchange < last->second + separation)
+    world_.violation(command.node + " takes part in exchange " + std::to_string(command.exchange) +
+                     " so soon after exchange " + std::to_string(last->second));
+  batch_.durable.push_back([this, command, stored] {
+    accepted_.emplace(command.task, stored);
+    last_turn_[command.node] = command.exchange;
+  });
   batch_.after.push_back([this, command] { receipt(command.node, command.task, v1::UPDATE_ACCEPTED, 0, ""); });
 }
 
@@ -200,6 +238,22 @@ void SimCoordinator::on(const server::Reduce& command) {
     contents.push_back(content);
   }
   if (command.inputs.empty()) world_.violation("an exchange is reduced without updates");
+  std::string arguments = std::to_string(command.nodes);
+  std::set<std::string> nodes;
+  for (const auto& input : command.inputs) {
+    nodes.insert(input.node);
+    arguments += " " + input.task + "*" + std::to_string(input.weight);
+    for (const auto& [fragment, version] : input.base_versions) {
+      arguments += " " + std::to_string(fragment) + "@" + std::to_string(version);
+      if (setup_.needs.rebased && stored_[fragment].count(version) == 0)
+        world_.violation("task " + input.task + " was measured against a version that is not stored any more");
+    }
+  }
+  if (command.nodes < nodes.size()) world_.violation("more nodes delivered than consented");
+  for (const auto& name : setup_.spec.participation.required_nodes)
+    if (nodes.count(name) == 0) world_.violation("an exchange is reduced without " + name);
+  if (asked_.emplace(command.exchange, arguments).first->second != arguments)
+    world_.violation("exchange " + std::to_string(command.exchange) + " is reduced anew with other arguments");
   const bool fails = world_.faults() && world_.random.chance(world_.shape.reduce_failures);
   const auto finish = [this, command, contents, fails] {
     if (fails) return handle(server::Reduced{command.exchange, unavailable("the disk is full")});
@@ -246,6 +300,12 @@ void SimCoordinator::on(const server::Count& command) {
     for (std::size_t i = 0; i < command.tasks.size(); ++i)
       receipt(command.nodes[i], command.tasks[i], v1::UPDATE_COUNTED, command.fragments.front().new_version, "");
   });
+}
+
+void SimCoordinator::on(const server::Void& command) {
+  batch_.durable.push_back([this] { ++voids_; });
+  if (setup_.spec.participation.minimum_completion == 0)
+    world_.violation("exchange " + std::to_string(command.exchange) + " is void in a run that has no void exchanges");
 }
 
 void SimCoordinator::on(const server::EvaluationDone& command) {
@@ -401,10 +461,22 @@ void SimCoordinator::check_end() {
     if (decision.counted && accepted_.count(task) != 0) ++counted;
   }
   if (counted != counted_) world_.violation("the counted updates are not the counted receipts");
-  if (outcome_ == "completed" && up())
-    for (const auto version : machine_->versions())
-      if (version != setup_.spec.stop.rounds)
-        world_.violation("a completed run has version " + std::to_string(version));
+  if (outcome_ != "completed" || !up()) return;
+  std::uint64_t committed = 0;
+  std::uint64_t lanes = 0;
+  for (std::size_t fragment = 0; fragment < setup_.fragments.size(); ++fragment) {
+    const std::uint64_t version = machine_->versions()[fragment];
+    if (setup_.roles[fragment] == FragmentRole::kFrozen && version != 0)
+      world_.violation("a frozen fragment has version " + std::to_string(version));
+    if (setup_.roles[fragment] != FragmentRole::kExchanged) continue;
+    const bool staggered = setup_.spec.exchange.schedule == ExchangeSpec::Schedule::kStaggered;
+    if (!staggered && lanes > 0) continue;
+    committed += version;
+    ++lanes;
+  }
+  if (committed + voids_ != lanes * setup_.spec.stop.rounds)
+    world_.violation("a completed run has " + std::to_string(committed) + " versions and " + std::to_string(voids_) +
+                     " void rounds");
 }
 
 std::string SimCoordinator::undecided() const {

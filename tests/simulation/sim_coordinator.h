@@ -74,6 +74,7 @@ class SimCoordinator {
   void on(const server::AskStore& command);
   void on(const server::Reduce& command);
   void on(const server::Count& command);
+  void on(const server::Void& command);
   void on(const server::EvaluationDone& command);
   void on(const server::Finish& command);
   void on(const server::WakeAt& command);
@@ -82,6 +83,8 @@ class SimCoordinator {
   void receipt(const std::string& node, const std::string& task, v1::UpdateState state, std::uint64_t version,
                const std::string& reason);
   void send(const std::string& node, v1::ToNode message);
+  void check_task(const server::AssignTask& command);
+  bool repeated(const std::string& task) { return !given_.insert(task).second; }
   server::Instant clock() const { return world_.now() - boot_offset_; }
 
   World& world_;
@@ -93,7 +96,11 @@ class SimCoordinator {
   std::map<std::string, Stored> accepted_;
   std::map<std::string, Decision> decided_;
   std::vector<std::vector<std::uint64_t>> released_;  ///< by fragment: the content of each version
-  std::set<std::string> counted_inputs_;
+  std::set<std::string> given_;  ///< tasks that were given out once
+  std::uint64_t voids_ = 0;
+  std::map<std::string, std::uint64_t> last_turn_;         ///< by node: the exchange of its last accepted update
+  std::map<std::uint64_t, std::string> asked_;             ///< by exchange: the arguments of its reduction
+  std::vector<std::set<std::uint64_t>> stored_;            ///< by fragment: versions that are not pruned
   std::optional<std::string> outcome_;
   std::uint64_t boots_ = 0;
   std::uint64_t counted_ = 0;

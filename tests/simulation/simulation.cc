@@ -1,9 +1,10 @@
 #include "tests/simulation/simulation.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 #include "tests/simulation/sim_client.h"
 #include "tests/simulation/sim_coordinator.h"
 
@@ -13,22 +14,64 @@ namespace {
 constexpr std::int64_t kCalmMs = 6 * 3600 * 1000;  // by then a run without faults has ended
 constexpr std::int64_t kRestMs = 30 * 60 * 1000;   // and its clients have been told of everything
 
+std::string line(const char* field, std::int64_t value) {
+  return std::string(field) + " = " + std::to_string(value) + "\n";
+}
+
+/// What holds between nodes and exchanges: [participation] of a run that its clients can bring to an end.
+std::string draw_asynchronous(Random& random, const Shape& shape) {
+  std::string toml = "mode = \"asynchronous\"\n" + line("maximum_staleness", random.between(0, 5));
+  if (random.chance(0.3)) toml += line("concurrency", random.between(1, shape.clients));
+  if (random.chance(0.2) && !shape.staggered) {
+    toml += "work = \"fedcompass\"\n" + line("minimum_steps", random.between(1, 20));
+    toml += "group_patience = 1." + std::to_string(random.between(0, 9)) + "\n";
+  } else if (random.chance(0.2)) {
+    toml += "work = \"dylu\"\n" + line("minimum_steps", random.between(1, 20));
+  } else if (random.chance(0.3) && !shape.staggered) {
+    const auto separation = random.between(2, 3);
+    if (const auto buffer = shape.clients / separation; buffer > 0)
+      return toml + line("buffer", buffer) + line("minimum_separation", separation);
+  }
+  if (random.chance(0.2)) toml += "required_nodes = [\"n0\"]\n";
+  return toml + line("buffer", random.between(1, 4));
+}
+
+std::string draw_synchronous(Random& random, const Shape& shape) {
+  auto quorum = random.between(1, shape.clients);
+  std::string toml = line("grace_s", random.between(-1, 3));
+  if (random.chance(0.3)) toml += "grace = \"adaptive\"\ngrace_safety = " + std::to_string(random.between(1, 3)) + "\n";
+  if (random.chance(0.3)) toml += "work = \"dylu\"\n" + line("minimum_steps", random.between(1, 20));
+  const bool over = random.chance(0.3);
+  const bool turns = random.chance(0.3) && shape.clients > 1;
+  if (turns) {
+    // Enough others for as many exchanges as a node must wait.
+    const auto separation = random.between(2, std::min(shape.clients, 3));
+    quorum = random.between(1, shape.clients / separation);
+    toml += line("minimum_separation", separation) + line("cohort_size", quorum);
+  } else if (over || random.chance(0.3)) {
+    toml += random.chance(0.5) && quorum == 1 ? "cohort_fraction = 0.5\n"
+                                              : line("cohort_size", random.between(quorum, shape.clients));
+  }
+  if (over && (turns || toml.find("cohort") != std::string::npos))
+    toml += "over_selection = 1." + std::to_string(random.between(0, 9)) + "\n";
+  else if (random.chance(0.2))
+    toml += "minimum_completion = 0." + std::to_string(random.between(1, 9)) + "\n";
+  if (!turns && random.chance(0.2)) toml += "required_nodes = [\"n0\"]\n";
+  return toml + line("quorum", quorum);
+}
+
 Shape draw_shape(Random& random) {
   Shape shape;
   shape.clients = static_cast<int>(random.between(1, 6));
   shape.staggered = random.chance(0.3);
   shape.fragments = shape.staggered ? static_cast<int>(random.between(2, 3)) : static_cast<int>(random.between(1, 2));
+  shape.twins = random.chance(0.15);
+  shape.frozen = random.chance(0.15);
+  shape.partial = random.chance(0.2);
+  shape.rebased = random.chance(0.2);
   const bool asynchronous = random.chance(0.35);
-  const auto quorum = random.between(1, shape.clients);
   std::string& toml = shape.toml;
-  toml += "[participation]\n";
-  if (asynchronous) {
-    toml += "mode = \"asynchronous\"\nbuffer = " + std::to_string(random.between(1, 4)) +
-            "\nmaximum_staleness = " + std::to_string(random.between(0, 5)) + "\n";
-  } else {
-    toml += "quorum = " + std::to_string(quorum) + "\ngrace_s = " + std::to_string(random.between(-1, 3)) + "\n";
-    if (random.chance(0.3)) toml += "cohort_size = " + std::to_string(random.between(quorum, shape.clients)) + "\n";
-  }
+  toml += "[participation]\n" + (asynchronous ? draw_asynchronous(random, shape) : draw_synchronous(random, shape));
   toml += "deadline_s = " + std::to_string(random.between(10, 120)) +
           "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
   toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) +
@@ -62,10 +105,19 @@ learning_rate = 0.1
 steps = 20
 )" + shape.toml,
                              strategies::spec_catalogue());
+  if (!spec.ok()) std::fprintf(stderr, "%s\n%s", spec.error().message.c_str(), shape.toml.c_str());
   server::RunSetup setup{.run_id = "r", .task_prefix = "r", .spec = std::move(spec).value(), .fragments = {}};
   // The fragments of a model do not matter here, only how many there are.
   if (shape.staggered) setup.spec.exchange.schedule = ExchangeSpec::Schedule::kStaggered;
-  for (int i = 0; i < shape.fragments; ++i) setup.fragments.push_back("f" + std::to_string(i));
+  const auto add = [&setup](std::string name, FragmentRole role) {
+    setup.fragments.push_back(std::move(name));
+    setup.roles.push_back(role);
+  };
+  for (int i = 0; i < shape.fragments; ++i) add("f" + std::to_string(i), FragmentRole::kExchanged);
+  for (int i = 0; shape.twins && i < shape.fragments; ++i) add("f" + std::to_string(i) + "-control", FragmentRole::kControl);
+  if (shape.frozen) add("frozen", FragmentRole::kFrozen);
+  setup.needs.partial_updates = shape.partial;
+  setup.needs.rebased = shape.rebased;
   return setup;
 }
 

@@ -39,6 +39,10 @@ struct Shape {
   int clients = 1;
   int fragments = 1;
   bool staggered = false;
+  bool twins = false;    ///< with control fragments
+  bool frozen = false;   ///< with a fragment that no task writes
+  bool partial = false;  ///< updates may carry some of their fragments
+  bool rebased = false;  ///< the rule needs what updates were measured against
   std::string toml;  ///< the sections that differ between histories
   std::int64_t faults_end_ms = 0;
   double link_breaks = 0;       ///< chance for each message

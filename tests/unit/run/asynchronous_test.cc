@@ -23,6 +23,14 @@ TEST_CASE("a node gets its next task as soon as its update is accepted, and read
   CHECK(second.seed != first.seed);
 }
 
+TEST_CASE("a node whose update completes an exchange waits for the version that holds it") {
+  World world("[participation]\nmode = \"asynchronous\"\nbuffer = 1\n[evaluation]\nevery = 0\n");
+  CHECK(all<AssignTask>(world.deliver(only<AssignTask>(world.join("a")))).empty());
+  const auto second = only<AssignTask>(world.tell(Reduced{.exchange = 1}));
+  CHECK(second.read.front().version == 1);
+  CHECK(only<Reduce>(world.deliver(second)).inputs.front().staleness == 0);
+}
+
 TEST_CASE("an exchange is committed with every buffer of updates, while others train on") {
   World world(kBufferOf2);
   const auto a = only<AssignTask>(world.join("a"));
@@ -41,21 +49,16 @@ TEST_CASE("a stale update counts less, and not at all beyond the maximum") {
   const auto slow = only<AssignTask>(world.join("slow"));
   const auto slower = only<AssignTask>(world.join("slower"));
   auto fast = only<AssignTask>(world.join("fast"));
-  for (std::uint64_t exchange = 1; exchange <= 2; ++exchange) {
-    fast = only<AssignTask>(world.deliver(fast));
-    fast = only<AssignTask>(world.deliver(fast));
-    world.tell(Reduced{.exchange = exchange});
-    if (exchange == 1) {
-      world.deliver(slow);
-      const auto reduce = only<Reduce>(world.deliver(fast));
-      REQUIRE(reduce.inputs.size() == 2);
-      CHECK(reduce.inputs[1].node == "slow");
-      CHECK(reduce.inputs[1].staleness == 1);
-      CHECK(reduce.inputs[1].weight == Approx(100 / std::sqrt(2.0)));
-      world.tell(Reduced{.exchange = 2});
-      break;
-    }
-  }
+  fast = only<AssignTask>(world.deliver(fast));
+  world.deliver(fast);
+  fast = only<AssignTask>(world.tell(Reduced{.exchange = 1}));
+  world.deliver(slow);
+  const auto reduce = only<Reduce>(world.deliver(fast));
+  REQUIRE(reduce.inputs.size() == 2);
+  CHECK(reduce.inputs[1].node == "slow");
+  CHECK(reduce.inputs[1].staleness == 1);
+  CHECK(reduce.inputs[1].weight == Approx(100 / std::sqrt(2.0)));
+  world.tell(Reduced{.exchange = 2});
   const auto answer = only<Discard>(world.deliver(slower));
   CHECK(answer.reason == "the update is 2 exchanges old, 1 are allowed");
 }
@@ -81,11 +84,12 @@ TEST_CASE("the run ends after its rounds and cancels work that can no longer cou
 
 TEST_CASE("training does not wait for an evaluation") {
   World world("[participation]\nmode = \"asynchronous\"\nbuffer = 1\n");
-  const auto first = only<AssignTask>(world.join("a", 100, 10));
-  const auto second = only<AssignTask>(world.deliver(first));
-  const auto evaluate = only<AssignTask>(world.tell(Reduced{.exchange = 1}));
-  CHECK(evaluate.kind == TaskKind::kEvaluate);
-  CHECK(all<AssignTask>(world.deliver(second)).size() == 1);
+  world.deliver(only<AssignTask>(world.join("a", 100, 10)));
+  const auto tasks = all<AssignTask>(world.tell(Reduced{.exchange = 1}));
+  REQUIRE(tasks.size() == 2);
+  CHECK(tasks[0].kind == TaskKind::kTrain);
+  CHECK(tasks[1].kind == TaskKind::kEvaluate);
+  CHECK(all<Accept>(world.deliver(tasks[0])).size() == 1);
 }
 
 TEST_CASE("nodes that fail without end are left out, and when all are the run has failed") {

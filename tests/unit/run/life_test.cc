@@ -74,6 +74,7 @@ TEST_CASE("counts beyond reason are discarded, and claimed steps move nobody's s
   update = update_of(only<AssignTask>(other.join("a")));
   update.steps = 1'000'000;
   CHECK(all<Accept>(other.tell(update)).size() == 1);
+  other.tell(Reduced{.exchange = 1});
   CHECK(only<AssignTask>(other.join("b")).first_step == 10);
 }
 

@@ -1,6 +1,7 @@
 // A run machine and the few words in which the tests speak to it.
 #pragma once
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,7 +9,7 @@
 #include <catch2/catch.hpp>
 
 #include "server/run/run_machine.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 
 namespace skerry::server::test {
 
@@ -54,14 +55,18 @@ struct World {
   explicit World(const std::string& more, std::vector<std::string> fragments = {"all"})
       : setup(setup_with(more, std::move(fragments))), machine(setup) {}
 
-  std::vector<Command> tell(const Event& event) { return machine.handle(event, now); }
+  std::vector<Command> tell(const Event& event) {
+    auto commands = machine.handle(event, now);
+    for (const auto& task : all<AssignTask>(commands)) bases.emplace(task.task, machine.versions());
+    return commands;
+  }
   std::vector<Command> join(const std::string& node, std::uint64_t examples = 100, std::uint64_t holdout = 0) {
     return tell(NodeJoined{.node = node, .data_set = "d", .examples = examples, .holdout_examples = holdout});
   }
   /// The update of a task, as its trainer and the shell would report it.
   std::vector<Command> deliver(const AssignTask& task, std::uint64_t examples = 100) {
     UpdateStored update{.task = task.task, .node = task.node, .examples = examples, .steps = 10, .norm = 1};
-    for (const auto fragment : task.write) update.base_versions[fragment] = task.round - 1;
+    for (const auto fragment : task.write) update.base_versions[fragment] = bases.at(task.task)[fragment];
     return tell(update);
   }
   std::vector<Command> report(const AssignTask& task, double loss, std::uint64_t examples = 10) {
@@ -83,6 +88,7 @@ struct World {
   Instant now = 1000;
   RunSetup setup;
   RunMachine machine;
+  std::map<std::string, std::vector<std::uint64_t>> bases;  ///< by task: the versions when it was given out
 };
 
 }  // namespace skerry::server::test
