@@ -1,21 +1,6 @@
 #include "strategies/outer/outer_step.h"
 
-#ifndef SKERRY_OUTER_STEP_ONCE
-#define SKERRY_OUTER_STEP_ONCE
-namespace skerry::strategies {
-namespace {
-
-// The numbers of one step of Adam or Yogi.
-struct AdamStep {
-  double learning_rate;
-  double correction1;     // divides the first moment: 1 − βᵗ, or 1 without bias correction
-  double correction2;     // the second
-  const double* initial;  // the second moment before a first step; without one, the state holds it
-};
-
-}  // namespace
-}  // namespace skerry::strategies
-#endif
+#include <array>
 
 // Highway compiles the rest once for each target.
 #undef HWY_TARGET_INCLUDE
@@ -145,22 +130,25 @@ void adagrad(const OuterBlock& block, double learning_rate, double tau, const do
   });
 }
 
-// `second_moment(v, Δ²)` is the new second moment.
+// What a step of Adam or Yogi divides the moments by: 1 − βᵗ, or 1 without bias correction.
+using Corrections = std::array<double, 2>;
+
+// `initial` is the second moment before a first step; without one, the state holds it. `second_moment(v, Δ²)` is the new one.
 template <typename SecondMoment>
-HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, const AdamStep& step,
-                       const SecondMoment& second_moment) {
+HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections,
+                       const double* initial, const SecondMoment& second_moment) {
   const Doubles d;
-  const VecD rate = hn::Set(d, -step.learning_rate);
+  const VecD rate = hn::Set(d, -options.learning_rate);
   const VecD beta1 = hn::Set(d, options.beta1);
   const VecD rest1 = hn::Set(d, 1.0 - options.beta1);
   const VecD epsilon = hn::Set(d, options.epsilon);
-  const VecD divide1 = hn::Set(d, step.correction1);
-  const VecD divide2 = hn::Set(d, step.correction2);
-  const VecD start = hn::Set(d, step.initial ? *step.initial : 0.0);
+  const VecD divide1 = hn::Set(d, corrections[0]);
+  const VecD divide2 = hn::Set(d, corrections[1]);
+  const VecD start = hn::Set(d, initial ? *initial : 0.0);
   for_each_vector<2>(block, [&](const float* delta, float* first, float* second, float* change) HWY_ATTR {
     const VecD gradient = load(delta);
     const VecD m = rounded(hn::Add(hn::Mul(beta1, load(first)), hn::Mul(rest1, gradient)));
-    const VecD v = rounded(second_moment(step.initial ? start : load(second), hn::Mul(gradient, gradient)));
+    const VecD v = rounded(second_moment(initial ? start : load(second), hn::Mul(gradient, gradient)));
     store(m, first);
     store(v, second);
     const VecD scale = hn::Add(hn::Sqrt(hn::Div(v, divide2)), epsilon);
@@ -168,17 +156,17 @@ HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, cons
   });
 }
 
-void adam(const OuterBlock& block, const AdamOptions& options, const AdamStep& step) {
+void adam(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections, const double* initial) {
   const VecD beta2 = hn::Set(Doubles(), options.beta2);
   const VecD rest2 = hn::Set(Doubles(), 1.0 - options.beta2);
-  adaptive(block, options, step, [&](VecD v, VecD square) HWY_ATTR {
+  adaptive(block, options, corrections, initial, [&](VecD v, VecD square) HWY_ATTR {
     return hn::Add(hn::Mul(beta2, v), hn::Mul(rest2, square));
   });
 }
 
-void yogi(const OuterBlock& block, const AdamOptions& options, const AdamStep& step) {
+void yogi(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections, const double* initial) {
   const VecD rest2 = hn::Set(Doubles(), 1.0 - options.beta2);
-  adaptive(block, options, step, [&](VecD v, VecD square) HWY_ATTR {
+  adaptive(block, options, corrections, initial, [&](VecD v, VecD square) HWY_ATTR {
     const VecD part = hn::Mul(rest2, square);
     const VecD grown = hn::IfThenElse(hn::Lt(v, square), hn::Add(v, part), v);
     return hn::IfThenElse(hn::Gt(v, square), hn::Sub(v, part), grown);
@@ -219,11 +207,15 @@ double rate(const OuterBlock& block, const Options& options) {
   return options.learning_rate * schedule_factor(options.schedule, block.step);
 }
 
-AdamStep adam_numbers(const OuterBlock& block, const AdamOptions& options) {
+// Calls `kernel` with this step's learning rate and corrections.
+template <typename Kernel>
+void adaptive_step(const OuterBlock& block, AdamOptions options, const Kernel& kernel) {
+  options.learning_rate = rate(block, options);
   const bool corrected = options.bias_correction;
-  return {rate(block, options), corrected ? one_minus_power(options.beta1, block.step) : 1.0,
-          corrected ? one_minus_power(options.beta2, block.step) : 1.0,
-          block.step == 1 ? &options.initial_accumulator : nullptr};
+  kernel(block, options,
+         {corrected ? one_minus_power(options.beta1, block.step) : 1.0,
+          corrected ? one_minus_power(options.beta2, block.step) : 1.0},
+         block.step == 1 ? &options.initial_accumulator : nullptr);
 }
 
 }  // namespace
@@ -260,11 +252,11 @@ void adagrad_step(const OuterBlock& block, const AdagradOptions& options) {
 }
 
 void adam_step(const OuterBlock& block, const AdamOptions& options) {
-  HWY_DYNAMIC_DISPATCH(adam)(block, options, adam_numbers(block, options));
+  adaptive_step(block, options, HWY_DYNAMIC_DISPATCH(adam));
 }
 
 void yogi_step(const OuterBlock& block, const AdamOptions& options) {
-  HWY_DYNAMIC_DISPATCH(yogi)(block, options, adam_numbers(block, options));
+  adaptive_step(block, options, HWY_DYNAMIC_DISPATCH(yogi));
 }
 
 }  // namespace skerry::strategies
