@@ -112,15 +112,17 @@ SpecCatalogue::Parts as_parts(std::string section, std::string selector, std::st
 
 }  // namespace
 
+SpecCatalogue spec_catalogue(const RuleCatalogue& rules) {
+  SpecCatalogue out;
+  for (const auto& preset : presets()) out.presets.push_back(as_fields(preset));
+  out.parts = {as_parts("aggregation", "rule", "weighted_mean", rules.infos()),
+               as_parts("outer", "optimizer", "sgd", outer_catalogue())};
+  out.fallback_preset = "fedavg";
+  return out;
+}
+
 const SpecCatalogue& spec_catalogue() {
-  static const SpecCatalogue catalogue = [] {
-    SpecCatalogue out;
-    for (const auto& preset : presets()) out.presets.push_back(as_fields(preset));
-    out.parts = {as_parts("aggregation", "rule", "weighted_mean", aggregation_catalogue()),
-                 as_parts("outer", "optimizer", "sgd", outer_catalogue())};
-    out.fallback_preset = "fedavg";
-    return out;
-  }();
+  static const SpecCatalogue catalogue = spec_catalogue(RuleCatalogue());
   return catalogue;
 }
 

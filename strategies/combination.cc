@@ -76,13 +76,18 @@ Result<void> check_needs(const Rule& rule, const Surroundings& offered) {
   return check_counts(rule.needs, offered, who);
 }
 
-Result<void> check_combination(const RunSpec& spec) {
-  SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
+Result<void> check_combination(const RunSpec& spec, const RuleCatalogue& rules) {
+  SKERRY_ASSIGN(const Rule rule, rules.make(aggregation_part(spec)));
   SKERRY_TRY(make_outer_optimizer(outer_part(spec)));
   SKERRY_TRY(check_needs(rule, surroundings(spec)));
   if (spec.training.control_variates && spec.aggregation.name != "weighted_mean")
     return invalid_argument("aggregation.rule is " + spec.aggregation.name +
                             ", must be weighted_mean with training.control_variates: control variates are averages");
+  const auto weights = spec.aggregation.parameters.find("weights");
+  if (weights != spec.aggregation.parameters.end() && spec.data.kind != "text" &&
+      (weights->second == Value(std::string("tokens")) || weights->second == Value(std::string("token_rate"))))
+    return invalid_argument("aggregation.weights is " + std::get<std::string>(weights->second) + ", but data.kind " +
+                            spec.data.kind + " has no tokens: choose examples, steps or uniform");
   return check_participation(spec, rule.needs);
 }
 
@@ -104,6 +109,10 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
   if (rule == "normalised_mean" && number_in(spec.aggregation, "momentum") != momentum)
     notes.push_back("aggregation.momentum and training.momentum differ: normalised_mean then divides updates by other "
                     "lengths than they have");
+  if (rule == "sign_majority" && spec.aggregation.parameters.at("magnitude") == Value(std::string("unit")) &&
+      number_in(spec.outer, "learning_rate") > 0.1)
+    notes.push_back("aggregation.rule sign_majority gives every value an outer gradient of 1 or -1, and "
+                    "outer.learning_rate above 0.1 moves it by as much in every exchange: values like 0.001 are usual");
   if (rule == "qffl" && number_in(spec.aggregation, "learning_rate") != spec.training.learning_rate)
     notes.push_back("aggregation.learning_rate and training.learning_rate differ: qffl takes the one for the other");
   if (spec.strategy == "fedper" && spec.exchange.personal.empty())

@@ -8,7 +8,7 @@
 
 #include "common/base/result.h"
 #include "common/config/run_spec.h"
-#include "strategies/aggregation/rule.h"
+#include "strategies/aggregation/rule_catalogue.h"
 
 namespace skerry::strategies {
 
@@ -31,7 +31,7 @@ Surroundings surroundings(const RunSpec& spec);
 Result<void> check_needs(const Rule& rule, const Surroundings& offered);
 
 /// check_needs and check_participation for a run spec, after its parts were resolved. Errors as they and `resolve` say.
-Result<void> check_combination(const RunSpec& spec);
+Result<void> check_combination(const RunSpec& spec, const RuleCatalogue& rules = RuleCatalogue());
 
 /// What is possible but rarely meant, a sentence each; an operator sees them when a run is submitted.
 std::vector<std::string> combination_notes(const RunSpec& spec);

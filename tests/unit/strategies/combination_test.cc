@@ -158,6 +158,11 @@ TEST_CASE("weights that nodes report themselves must be a metric that they may r
         "there");
 }
 
+TEST_CASE("weights by tokens are refused where the data has none") {
+  CHECK(refusal("fedavg", "[aggregation]\nweights = \"tokens\"\n") ==
+        "aggregation.weights is tokens, but data.kind idx has no tokens: choose examples, steps or uniform");
+}
+
 TEST_CASE("FLTrust without its node is refused") {
   CHECK(refusal("fltrust", "").find("aggregation.trusted") == 0);
   CHECK(refusal("fltrust", "[aggregation]\ntrusted = \"operator\"\n") == "");
@@ -196,6 +201,8 @@ TEST_CASE("what is possible but rarely meant is said") {
         std::vector<std::string>{"aggregation.byzantine is 0: krum then holds against no hostile update"});
   CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", "momentum = 0.9\n").size() == 1);
   CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", "momentum = 0.9\n").empty());
+  CHECK(notes("[aggregation]\nrule = \"sign_majority\"\n").size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"sign_majority\"\n[outer]\nlearning_rate = 0.001\n").empty());
   CHECK(notes("[aggregation]\nrule = \"qffl\"\nlearning_rate = 0.2\n").size() == 1);
   CHECK(notes("[aggregation]\nrule = \"qffl\"\n").empty());
 }
