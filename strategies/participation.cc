@@ -98,23 +98,23 @@ std::uint64_t dylu_steps(const ParticipationSpec& spec, std::uint64_t most, doub
 Placement fedcompass_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, std::int64_t now,
                            std::span<const ArrivalGroup> groups) {
   const double least = static_cast<double>(std::min(spec.minimum_steps, most));
-  /// Steps until an instant; 0 where they are not within the bounds.
-  const auto until = [&](double instant) -> std::uint64_t {
-    const double steps = std::floor((instant - static_cast<double>(now)) / step_ms + kRounding);
-    return steps >= least && steps <= static_cast<double>(most) ? static_cast<std::uint64_t>(steps) : 0;
+  const auto steps_until = [&](double instant) {
+    return std::floor((instant - static_cast<double>(now)) / step_ms + kRounding);
   };
   Placement joined;
-  for (std::size_t i = 0; i < groups.size(); ++i)
-    if (const auto steps = until(static_cast<double>(groups[i].expected)); steps > joined.steps) joined = {i, steps};
-  if (joined.group) return joined;
-
-  Placement begun;
-  for (const auto& group : groups) {
-    const double turn = static_cast<double>(most) * group.fastest_ms;
-    begun.steps = std::max(begun.steps, until(static_cast<double>(group.expected) + turn));
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const double steps = steps_until(static_cast<double>(groups[i].expected));
+    if (steps < least || steps > static_cast<double>(most) || steps <= static_cast<double>(joined.steps)) continue;
+    joined = {i, static_cast<std::uint64_t>(steps)};
   }
-  if (begun.steps == 0) begun.steps = most;
-  return begun;
+  if (joined.group) return joined;
+  if (groups.empty()) return {std::nullopt, most};
+
+  double turn = 0;
+  for (const auto& group : groups)
+    turn = std::max(turn, static_cast<double>(group.expected) + static_cast<double>(most) * group.fastest_ms);
+  const double steps = std::clamp(steps_until(turn), least, static_cast<double>(most));
+  return {std::nullopt, static_cast<std::uint64_t>(steps)};
 }
 
 std::uint64_t draw_order(std::uint64_t seed, std::uint64_t exchange, std::string_view node) {

@@ -89,9 +89,9 @@ struct Placement {
 };
 
 /// The node joins the group that lets it do most steps and still arrive with it, if those are within [minimum_steps,
-/// most]. Otherwise it begins a group of its own, which is to arrive with the next turn of a group there is: the one
-/// that lets it do most steps within those bounds, where that turn is taken as `most` steps of the group's fastest
-/// member after its arrival; without any, it does `most` steps. Source: Li et al., arXiv 2309.14675, algorithms 2 and 3.
+/// most]. Otherwise it begins a group of its own, which is to arrive with the next turn of the group there is whose next
+/// turn is last, as far as those bounds let it; that turn is taken as `most` steps of the group's fastest member after its
+/// arrival. The first node of all does `most` steps. After Li et al., arXiv 2309.14675 (arrival groups).
 Placement fedcompass_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, std::int64_t now,
                            std::span<const ArrivalGroup> groups);
 

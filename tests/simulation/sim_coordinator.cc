@@ -94,7 +94,6 @@ void SimCoordinator::commit() {
                        ", released are " + std::to_string(released_[fragment].size()));
   const auto needed = machine_->needed_versions();
   for (std::size_t fragment = 0; fragment < before.size(); ++fragment) {
-    stored_[fragment].insert(before[fragment]);
     for (auto version = stored_[fragment].begin(); version != stored_[fragment].end();) {
       const bool wanted = *version + 2 > before[fragment] ||
                           std::binary_search(needed[fragment].begin(), needed[fragment].end(), *version);
@@ -115,7 +114,7 @@ void SimCoordinator::commit() {
 void SimCoordinator::check_task(const server::AssignTask& command) {
   const auto& participation = setup_.spec.participation;
   for (const auto& read : command.read)
-    if (read.version < machine_->versions()[read.fragment] && stored_[read.fragment].count(read.version) == 0)
+    if (read.version < *stored_[read.fragment].rbegin() && stored_[read.fragment].count(read.version) == 0)
       world_.violation("task " + command.task + " reads a version that is not stored any more");
   if (command.kind != server::TaskKind::kTrain) return;
   const std::uint64_t least = participation.work == ParticipationSpec::Work::kEqual ? setup_.spec.training.steps
@@ -280,6 +279,7 @@ void SimCoordinator::on(const server::Count& command) {
       if (command.fragments[i].new_version != versions.size())
         return world_.violation("a version is released out of turn");
       versions.push_back(values[i]);
+      stored_[command.fragments[i].fragment].insert(command.fragments[i].new_version);
     }
     double examples = 0;
     for (std::size_t i = 0; i < command.tasks.size(); ++i) {
