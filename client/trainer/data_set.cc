@@ -279,6 +279,7 @@ Result<std::unique_ptr<DataSet>> DataSet::part(const DataPart&) const {
 
 void DataSet::cut(const std::map<std::string, SplitFractions>& splits, std::uint64_t first, std::uint64_t count,
                   std::uint64_t window) {
+  size_ = count;
   for (const auto& [name, split] : splits) {
     const std::uint64_t begin = boundary(split.from, count);
     const std::uint64_t size = boundary(split.to, count) - begin;

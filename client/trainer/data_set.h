@@ -63,6 +63,9 @@ class DataSet {
 
   const ExampleShape& shape() const { return shape_; }
 
+  /// Rows of all splits and what lies between them; of a text its bytes.
+  std::uint64_t size() const { return size_; }
+
   /// Examples of every split.
   std::map<std::string, std::uint64_t> examples() const;
 
@@ -87,6 +90,7 @@ class DataSet {
            std::uint64_t window = 0);
 
   ExampleShape shape_;
+  std::uint64_t size_ = 0;
   std::map<std::string, Range> splits_;
 };
 

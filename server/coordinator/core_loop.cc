@@ -94,13 +94,18 @@ std::optional<uint64_t> CoreLoop::turn() {
     batch.swap(queue_);
   }
   const uint64_t may_wait_ms = work_off(batch);
-  const uint64_t now = clock_.monotonic_ms();
-  std::lock_guard lock(mutex_);
-  if (!queue_.empty()) return now;
   std::optional<uint64_t> next;
   if (!timers_.empty()) next = timers_.begin()->first;
-  if (may_wait_ms > 0) next = std::min(next.value_or(now + may_wait_ms), now + may_wait_ms);
+  if (may_wait_ms > 0) {
+    const uint64_t commit = clock_.monotonic_ms() + may_wait_ms;
+    next = std::min(next.value_or(commit), commit);
+  }
   return next;
+}
+
+bool CoreLoop::waiting() {
+  std::lock_guard lock(mutex_);
+  return !queue_.empty();
 }
 
 }  // namespace skerry::server

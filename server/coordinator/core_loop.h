@@ -35,10 +35,12 @@ class CoreLoop {
   void start();
   void stop();
 
-  /// For those who drive the loop on a thread of their own and never start() it (a simulation): does what is queued and
-  /// due, once, and says when it wants to be called again: the clock's present where there is more to do already,
-  /// nothing where only a post can bring work.
+  // For those who drive the loop on a thread of their own and never start() it (a simulation):
+
+  /// Does what is queued and due, once; when the next timer or the commit is due, nothing where neither waits.
   std::optional<uint64_t> turn();
+  /// Whether work is queued.
+  bool waiting();
 
  private:
   void run();

@@ -275,6 +275,7 @@ TEST_CASE("a part of a text begins and ends where it should") {
   const json section = {{"kind", "text"}, {"path", directory / "t.txt"}};
   const auto whole = DataSet::open(section.dump(), 2).value();
   const auto part = whole->part({.first_byte = 3, .bytes = 5, .splits = {{"train", {0, 1}}}}).value();  // defgh
+  CHECK(part->size() == 5);
   CHECK(part->examples() == std::map<std::string, std::uint64_t>{{"train", 2}});
   Batch batch;
   REQUIRE(part->fill("train", std::vector<std::uint64_t>{1}, 0, batch).ok());

@@ -1,0 +1,44 @@
+// One client's trainer inside this process: the session of skerry-trainer without a process around it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "client/trainer/line_channel.h"
+#include "client/trainer/session.h"
+#include "common/base/result.h"
+
+namespace skerry::sim {
+
+/// What a finished task reports.
+struct TrainerAnswer {
+  std::uint64_t examples = 0;
+  std::uint64_t tokens = 0;
+  std::uint64_t steps = 0;
+  std::map<std::string, double> metrics;
+};
+
+/// One thread at a time.
+class VirtualTrainer {
+ public:
+  /// Sends `open_line` (docs/trainer-protocol.md); its data section is not looked at, `open_data` opens the data.
+  static Result<std::unique_ptr<VirtualTrainer>> open(const std::string& open_line, trainer::OpenData open_data);
+
+  /// Does the task of a `train` or `evaluate` line. The trainer's errors.
+  Result<TrainerAnswer> work(const std::string& line);
+
+  /// Goes back to before the latest train task.
+  void undo_task() { session_.undo_task(); }
+
+ private:
+  explicit VirtualTrainer(trainer::OpenData open_data)
+      : channel_([this](std::string_view line) { answer_ = line; }), session_(channel_, std::move(open_data)) {}
+
+  std::string answer_;  // the last line it sent
+  trainer::LineChannel channel_;
+  trainer::Session session_;
+};
+
+}  // namespace skerry::sim
