@@ -22,6 +22,15 @@ void put_part(const Part& part, const std::string& section, const std::string& s
   for (const auto& [name, value] : part.parameters) fields[section + "." + name] = field_value(value);
 }
 
+/// The part without what its defaults say anyway.
+Part brief(const Part& part, std::span<const PartInfo> catalogue) {
+  Part out{part.name, {}};
+  const auto usual = resolve({part.name, {}}, "part", catalogue);
+  for (const auto& [name, value] : part.parameters)
+    if (!usual.ok() || usual->parameters.at(name) != value) out.parameters[name] = value;
+  return out;
+}
+
 /// Sets `path` where the preset says something else than every preset does.
 template <typename T>
 void put_unless(const T& value, const T& usual, const char* path, Fields& fields) {
@@ -50,9 +59,9 @@ void put_participation(const Participation& participation, Fields& fields) {
 }
 
 void put_exchange(const Exchange& exchange, Fields& fields) {
-  fields["training.steps"] = static_cast<double>(exchange.inner_steps);
-  fields["training.epochs"] = exchange.epochs;
   const Exchange usual;
+  put_unless(exchange.inner_steps, usual.inner_steps, "training.steps", fields);
+  put_unless(exchange.epochs, usual.epochs, "training.epochs", fields);
   put_unless(exchange.fragments, usual.fragments, "exchange.fragments", fields);
   if (exchange.schedule == ExchangeSpec::Schedule::kStaggered) fields["exchange.schedule"] = std::string("staggered");
   put_unless(exchange.up, usual.up, "exchange.up", fields);
@@ -75,7 +84,7 @@ SpecCatalogue::Preset as_fields(const Preset& preset) {
   put_participation(preset.participation, out.fields);
   put_exchange(preset.exchange, out.fields);
   put_objective(preset.objective, out.fields);
-  put_part(preset.aggregation, "aggregation", "rule", out.fields);
+  put_part(brief(preset.aggregation, aggregation_catalogue()), "aggregation", "rule", out.fields);
   put_part(preset.outer, "outer", "optimizer", out.fields);
   put_unless(preset.evaluation.every, Evaluation().every, "evaluation.every", out.fields);
   put_unless(preset.evaluation.split, Evaluation().split, "evaluation.split", out.fields);
