@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 
 #include "common/base/encoding_text.h"
 #include "server/store/schema.h"
@@ -108,6 +109,18 @@ Result<Store> Store::open(const std::string& home, Random& random, const StoreOp
   state->checkpoint = checkpoint_sequence;
   state->synchronous = options.synchronous;
   return Store(std::move(database), std::move(state));
+}
+
+Result<void> check_schema(sqlite::Database& database) {
+  SKERRY_ASSIGN(auto row, database.query("PRAGMA user_version"));
+  SKERRY_TRY(row.next());
+  const std::int64_t schema = row.int64(0);
+  constexpr auto kKnown = static_cast<std::int64_t>(std::size(kMigrations));
+  if (schema == kKnown) return {};
+  return failed_precondition(database.path() + " has schema " + std::to_string(schema) + ", this program writes schema " +
+                             std::to_string(kKnown) +
+                             (schema < kKnown ? "; start the coordinator once, that brings it up to date"
+                                              : "; use the newer skerry-server that wrote it"));
 }
 
 Result<StoreReader> Store::open_reader() const {

@@ -225,6 +225,9 @@ class Store : public StoreReader {
   std::unique_ptr<State> state_;
 };
 
+/// FAILED_PRECONDITION if the database has another schema than this program's, with both numbers and what to do.
+Result<void> check_schema(sqlite::Database& database);
+
 /// Told what is looked at next.
 using OnProgress = std::function<void(const std::string& what)>;
 
