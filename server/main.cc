@@ -27,6 +27,7 @@
 #include "common/os/clock.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
+#include "server/backup/backup_commands.h"
 #include "server/coordinator/control_service.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/fleet_service.h"
@@ -190,18 +191,6 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   return {};
 }
 
-Result<void> verify(const std::string& home) {
-  SystemClock clock;
-  SystemRandom random;
-  SKERRY_ASSIGN(const HomeLock lock, HomeLock::acquire(home));
-  SKERRY_ASSIGN(Store store, Store::open(home, random, {.now_ms = static_cast<std::int64_t>(clock.unix_ms())}));
-  SKERRY_ASSIGN(const std::unique_ptr<CargoStore> cargo, CargoStore::open(home));
-  SKERRY_TRY(store.verify(*cargo));
-  std::printf("Everything in %s is as it was written: %llu receipts, chain head %s.\n", home.c_str(),
-              static_cast<unsigned long long>(store.chain_length()), store.chain_head().c_str());
-  return {};
-}
-
 int main_of(int argc, char** argv) {
   CLI::App app{"The coordinator of a federation: membership, runs, aggregation, one TLS port."};
   app.set_version_flag("--version", "skerry-server " SKERRY_VERSION);
@@ -230,8 +219,8 @@ int main_of(int argc, char** argv) {
   CaAction ca_action;
   add_ca_commands(app, ca_action);
 
-  CLI::App* verify_command = app.add_subcommand("verify", "Check everything that is stored, while the coordinator is stopped");
-  verify_command->add_option("--home", home, "The coordinator's directory");
+  BackupAction backup_action;
+  add_backup_commands(app, home, backup_action);
 
   try {
     app.parse(argc, argv);
@@ -256,7 +245,7 @@ int main_of(int argc, char** argv) {
 
   Result<void> result;
   if (init_command->parsed()) result = init(home, initial);
-  else if (verify_command->parsed()) result = verify(home);
+  else if (backup_action) result = backup_action(home, static_cast<std::int64_t>(SystemClock().unix_ms()));
   else if (ca_action) result = ca_action(home, static_cast<std::int64_t>(SystemClock().unix_ms()));
   else result = run(home, running, signals.get());
   return result.ok() ? 0 : fail(result.error());
