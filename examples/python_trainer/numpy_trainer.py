@@ -8,6 +8,7 @@ from skerry_trainer import Trainer, TrainerError, read_images, read_table, run, 
 
 class LinearTrainer(Trainer):
     name, architectures, kinds = "numpy-trainer", ["linear"], ["csv", "idx"]
+    objectives = ["proximal"]
 
     def open(self):
         if self.model["architecture"] != "linear":
@@ -55,12 +56,13 @@ class LinearTrainer(Trainer):
         momentum, nesterov = self.training.get("momentum", 0), self.training.get("nesterov", False)
         decay, clip = self.training.get("weight_decay", 0), self.training.get("clip_norm", 0)
         velocity = self.state.setdefault("velocity", {name: np.zeros_like(array) for name, array in tensors.items()})
+        received, pull = {name: array.copy() for name, array in tensors.items()}, np.float32(self.training.get("proximal", 0))
         total, seen = 0.0, 0
         for step, numbers in task.batches(len(first)):
             rows = numbers + first.start
             _, gradient, losses, _ = self.forward(rows)
             gradients = {"weight": gradient.T @ self.x[rows] / len(rows), "bias": gradient.mean(0)}
-            gradients = {name: gradients[name].astype(np.float32) for name in tensors}
+            gradients = {name: gradients[name].astype(np.float32) + pull * (tensors[name] - received[name]) for name in tensors}
             norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values()))
             scale = np.float32(min(1.0, clip / (norm + 1e-6)) if clip else 1.0)
             for name, array in tensors.items():

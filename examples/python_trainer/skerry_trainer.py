@@ -217,12 +217,21 @@ class Task:
             order = order[count:]
 
 
+# Members of the training section that every trainer is expected to follow, and those that change what is learned:
+# section, member, and the value that asks for nothing.
+_TRAINING = {"optimizer", "learning_rate", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay", "schedule",
+             "schedule_steps", "warmup_steps", "final_fraction", "clip_norm", "batch", "loss", "optimizer_state", "steps", "epochs"}
+_OBJECTIVES = {"proximal": ("training", 0), "control_variates": ("training", False), "start_loss": ("training", False),
+               "personal": ("model", []), "frozen": ("model", []), "only": ("model", [])}
+
+
 class Trainer:
     """Derive from it; see the module's text. `state` (a dict of anything that pickles) is kept between tasks, put into the
     checkpoint, and put back if a task is cancelled: the optimizer's memory belongs there."""
 
     name, version = "python-trainer", "0.1.0"
     architectures, kinds, warnings = [], [], []
+    objectives = []  # of _OBJECTIVES: those that train() follows; a run that wants another is refused
 
     def __init__(self):
         self.tensors, self.state, self.step = {}, {}, 0
@@ -252,6 +261,12 @@ class Trainer:
         self.work_dir, self.state_dir = line["work_dir"], line["state_dir"]
         self.model, self.training, self.data = line["model"], line["training"], line["data"]
         self.threads, self.seed = line.get("threads", 1), line.get("seed", 0)
+        for name in self.training.keys() - _TRAINING - _OBJECTIVES.keys():
+            raise TrainerError(f"training.{name} is not known to this trainer")
+        for name, (section, nothing) in _OBJECTIVES.items():
+            wanted = line[section].get(name, nothing)
+            if wanted != nothing and name not in self.objectives:
+                raise TrainerError(f"{section}.{name} is {json.dumps(wanted)}, this trainer does not have it", "UNIMPLEMENTED")
         os.makedirs(self.state_dir, exist_ok=True)
         examples = self.open()
         try:

@@ -125,3 +125,45 @@ TEST_CASE("a full pass with one batch is the gradient of the whole split, in Num
   }
   CHECK(results[0][0] != 0.5f);
 }
+
+TEST_CASE("the NumPy trainer follows FedProx as the shipped one does") {
+  const char* programs = std::getenv("SKERRY_BIN");
+  if (!python_has("numpy") || programs == nullptr || !path_exists(join_path(programs, "skerry-trainer"))) {
+    WARN("python3-numpy or skerry-trainer is missing: not tested");
+    return;
+  }
+  std::vector<std::vector<float>> results;
+  for (const bool python : {true, false}) {
+    World world;
+    TrainerProcess trainer = python ? TrainerProcess::python("numpy_trainer.py") : TrainerProcess::shipped();
+    REQUIRE(trainer.ask(world.open({{"batch", 32}, {"proximal", 2.0}}))["type"] == "opened");
+    put_fragment(world.work("start"), world.layout(), {0.5f, -0.5f, 0.25f, 0.125f, 0.0f, 1.0f});
+    REQUIRE(trainer.ask({{"type", "train"},
+                         {"task", "t"},
+                         {"epochs", 6},
+                         {"seed", 1},
+                         {"read", {{"all", {{"path", world.work("start")}, {"version", 0}}}}},
+                         {"write", {{"all", world.work("out")}}}})["type"] == "done");
+    results.push_back(fragment_values(world.work("out"), world.layout()));
+  }
+  for (std::size_t i = 0; i < results[0].size(); ++i)
+    CHECK(results[1][i] == Approx(results[0][i]).epsilon(1e-4).margin(1e-5));
+}
+
+TEST_CASE("a Python trainer refuses what it does not know or cannot follow") {
+  if (!python_has("numpy")) {
+    WARN("Debian's Python has no NumPy (python3-numpy): not tested");
+    return;
+  }
+  const auto refusal = [](const json& training, const json& model) {
+    World world;
+    TrainerProcess trainer = TrainerProcess::python("numpy_trainer.py");
+    const json answer = trainer.ask(world.open(training, model));
+    CHECK(answer["fatal"] == true);
+    return answer["message"].get<std::string>();
+  };
+  CHECK(refusal({{"proximality", 1}}, json::object()) == "training.proximality is not known to this trainer");
+  CHECK(refusal({{"control_variates", true}}, {{"control", true}}) ==
+        "training.control_variates is true, this trainer does not have it");
+  CHECK(refusal(json::object(), {{"personal", {"bias"}}}) == "model.personal is [\"bias\"], this trainer does not have it");
+}
