@@ -1,12 +1,15 @@
 #include "strategies/aggregation/kernels/columns.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 // Highway compiles the rest once for each target.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "strategies/aggregation/kernels/columns.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/aligned_allocator.h>
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -25,6 +28,13 @@ constexpr std::size_t kWide = 64;
 constexpr std::size_t kNarrow = 16;
 constexpr std::size_t kRowsOfWideTiles = 128;
 
+// Columns of up to this many rows are sorted in registers.
+constexpr std::size_t kRowsInRegisters = 16;
+
+// How far ahead of its use a row is fetched: hardware prefetchers follow fewer streams than there are rows, and stop at the
+// ends of pages.
+constexpr std::size_t kPrefetchAhead = 512;
+
 HWY_ATTR HWY_INLINE VecD promoted(const float* from) { return hn::PromoteTo(Doubles(), hn::LoadU(HalfFloats(), from)); }
 HWY_ATTR HWY_INLINE void store(VecD value, float* to) { hn::StoreU(hn::DemoteTo(HalfFloats(), value), HalfFloats(), to); }
 
@@ -37,49 +47,45 @@ struct Tile {
   float* row(std::size_t k) const { return values + k * width; }
 };
 
-// Writes the absolute values, or the values with −0 made 0. Columns past `count` become 0.
+HWY_ATTR HWY_INLINE VecF usable(VecF value, bool absolute) {
+  return absolute ? hn::Abs(value) : hn::Add(value, hn::Zero(Floats()));  // −0 becomes 0
+}
+
+// Columns [first, first + count) of a row; where the tile is wider, a copy in the tile with zeros behind.
+const float* row_for(const Tile& tile, std::size_t k, const float* row, std::size_t first, std::size_t count) {
+  if (count == tile.width) return row + first;
+  std::fill(std::copy(row + first, row + first + count, tile.row(k)), tile.row(k) + tile.width, 0.0f);
+  return tile.row(k);
+}
+
+// Writes the rows' values, or their absolute values, into the tile.
 HWY_ATTR void fill(const Tile& tile, std::span<const float* const> rows, std::size_t first, std::size_t count, bool absolute) {
   const Floats d;
   const std::size_t lanes = hn::Lanes(d);
   for (std::size_t k = 0; k < tile.rows; ++k) {
-    const float* from = rows[k] + first;
-    float* to = tile.row(k);
-    if (count < tile.width) {
-      std::fill(std::copy(from, from + count, to), to + tile.width, 0.0f);
-      from = to;
-    }
+    const float* from = row_for(tile, k, rows[k], first, count);
     for (std::size_t i = 0; i < tile.width; i += lanes) {
-      const VecF value = hn::LoadU(d, from + i);
-      hn::Store(absolute ? hn::Abs(value) : hn::Add(value, hn::Zero(d)), d, to + i);
+      hwy::Prefetch(from + i + kPrefetchAhead);
+      hn::Store(usable(hn::LoadU(d, from + i), absolute), d, tile.row(k) + i);
     }
   }
 }
 
-// Puts the smaller value of each column into `low`, the larger into `high`.
-HWY_ATTR HWY_INLINE void exchange(float* low, float* high, std::size_t count) {
-  const Floats d;
-  const std::size_t lanes = hn::Lanes(d);
-  for (std::size_t i = 0; i < count; i += lanes) {
-    const VecF a = hn::Load(d, low + i);
-    const VecF b = hn::Load(d, high + i);
-    hn::Store(hn::Min(a, b), d, low + i);
-    hn::Store(hn::Max(a, b), d, high + i);
-  }
-}
-
-// Batcher's merge exchange (Knuth, The Art of Computer Programming, vol. 3, 5.2.2, algorithm M): sorts every column upwards.
-HWY_ATTR void sort(const Tile& tile) {
+// Batcher's merge exchange (Knuth, The Art of Computer Programming, vol. 3, 5.2.2, algorithm M): compare(i, j) for one pair of
+// rows i < j after the other sorts any values.
+template <typename Compare>
+HWY_ATTR HWY_INLINE constexpr void merge_exchange(std::size_t rows, const Compare& compare) {
+  if (rows < 2) return;
   std::size_t top = 1;
-  while (2 * top < tile.rows) top *= 2;
-  if (tile.rows < 2) return;
+  while (2 * top < rows) top *= 2;
   for (std::size_t p = top; p > 0; p /= 2) {
     std::size_t distance = p;
     std::size_t begin = 0;
     for (std::size_t q = top;; q /= 2) {
-      // Rows i with (i & p) == begin, in runs of p; the partners of a run lie side by side too.
-      for (std::size_t run = begin; run + distance < tile.rows; run += 2 * p) {
-        const std::size_t length = std::min(p, tile.rows - distance - run);
-        for (std::size_t i = run; i < run + length; ++i) exchange(tile.row(i), tile.row(i + distance), tile.width);
+      // Rows i with (i & p) == begin, in runs of p.
+      for (std::size_t run = begin; run + distance < rows; run += 2 * p) {
+        const std::size_t end = run + p < rows - distance ? run + p : rows - distance;
+        for (std::size_t i = run; i < end; ++i) compare(i, i + distance);
       }
       if (q == p) break;
       distance = q - p;
@@ -88,17 +94,91 @@ HWY_ATTR void sort(const Tile& tile) {
   }
 }
 
-// Fills and perhaps sorts tile after tile, and lets `reduce` make `width` results of each.
+// The pairs of merge_exchange as a constant.
+template <std::size_t kRows>
+constexpr auto network_of() {
+  constexpr std::size_t pairs = [] {
+    std::size_t count = 0;
+    merge_exchange(kRows, [&](std::size_t, std::size_t) { ++count; });
+    return count;
+  }();
+  std::array<std::pair<std::size_t, std::size_t>, pairs> network{};
+  std::size_t next = 0;
+  merge_exchange(kRows, [&](std::size_t low, std::size_t high) { network[next++] = {low, high}; });
+  return network;
+}
+
+HWY_ATTR HWY_INLINE void order(VecF& low, VecF& high) {
+  const VecF smaller = hn::Min(low, high);
+  high = hn::Max(low, high);
+  low = smaller;
+}
+
+template <std::size_t kRows, std::size_t... kPairs>
+HWY_ATTR HWY_INLINE void sort_vectors([[maybe_unused]] VecF* values, std::index_sequence<kPairs...>) {
+  [[maybe_unused]] constexpr auto network = network_of<kRows>();
+  (order(values[network[kPairs].first], values[network[kPairs].second]), ...);
+}
+
+// Fills the tile with the columns' values, or their absolute values, sorted upwards. kRows is a constant so that all stay in
+// registers.
+template <std::size_t kRows>
+HWY_ATTR void fill_sorted(const Tile& tile, std::span<const float* const> rows, std::size_t first, std::size_t count,
+                          bool absolute) {
+  const Floats d;
+  const float* from[kRows];
+  for (std::size_t k = 0; k < kRows; ++k) from[k] = row_for(tile, k, rows[k], first, count);
+  for (std::size_t i = 0; i < tile.width; i += hn::Lanes(d)) {
+    VecF values[kRows];
+    HWY_UNROLL(16)
+    for (std::size_t k = 0; k < kRows; ++k) {
+      hwy::Prefetch(from[k] + i + kPrefetchAhead);
+      values[k] = usable(hn::LoadU(d, from[k] + i), absolute);
+    }
+    sort_vectors<kRows>(values, std::make_index_sequence<network_of<kRows>().size()>());
+    HWY_UNROLL(16)
+    for (std::size_t k = 0; k < kRows; ++k) hn::Store(values[k], d, tile.row(k) + i);
+  }
+}
+
+// The same for any number of rows.
+HWY_ATTR void fill_sorted_in_memory(const Tile& tile, std::span<const float* const> rows, std::size_t first,
+                                    std::size_t count, bool absolute) {
+  const Floats d;
+  const std::size_t lanes = hn::Lanes(d);
+  fill(tile, rows, first, count, absolute);
+  merge_exchange(tile.rows, [&](std::size_t i, std::size_t j) HWY_ATTR {
+    float* low = tile.row(i);
+    float* high = tile.row(j);
+    for (std::size_t c = 0; c < tile.width; c += lanes) {
+      VecF a = hn::Load(d, low + c);
+      VecF b = hn::Load(d, high + c);
+      order(a, b);
+      hn::Store(a, d, low + c);
+      hn::Store(b, d, high + c);
+    }
+  });
+}
+
+using Fill = void (*)(const Tile& tile, std::span<const float* const> rows, std::size_t first, std::size_t count, bool absolute);
+
+template <std::size_t... kRows>
+Fill fill_sorted_for(std::size_t rows, std::index_sequence<kRows...>) {
+  static constexpr Fill kFills[] = {fill_sorted<kRows + 1>...};
+  return rows <= kRowsInRegisters ? kFills[rows - 1] : fill_sorted_in_memory;
+}
+
+// Fills and sorts tile after tile, and lets `reduce` make `width` results of each.
 template <typename Reduce>
-HWY_ATTR void for_each_tile(std::span<const float* const> rows, bool absolute, bool sorted, std::span<float> out,
+HWY_ATTR void for_each_tile(std::span<const float* const> rows, bool absolute, std::span<float> out,
                             const Reduce& reduce) {
   const std::size_t width = rows.size() <= kRowsOfWideTiles ? kWide : kNarrow;
   const auto memory = hwy::AllocateAligned<float>(rows.size() * width);
   const Tile tile{memory.get(), rows.size(), width};
+  const Fill fill_sorted_tile = fill_sorted_for(rows.size(), std::make_index_sequence<kRowsInRegisters>());
   for (std::size_t first = 0; first < out.size(); first += width) {
     const std::size_t count = std::min(width, out.size() - first);
-    fill(tile, rows, first, count, absolute);
-    if (sorted) sort(tile);
+    fill_sorted_tile(tile, rows, first, count, absolute);
     float results[kWide];
     reduce(tile, first, count, count == width ? out.data() + first : results);
     if (count < width) std::copy(results, results + count, out.data() + first);
@@ -154,18 +234,18 @@ HWY_ATTR void means_around_median_of_tile(const Tile& tile, std::size_t closest,
 }
 
 void medians(std::span<const float* const> rows, std::span<float> out) {
-  for_each_tile(rows, false, true, out,
+  for_each_tile(rows, false, out,
                 [](const Tile& tile, std::size_t, std::size_t, float* to) HWY_ATTR { medians_of_tile(tile, to); });
 }
 
 void trimmed_means(std::span<const float* const> rows, std::size_t trim, std::span<float> out) {
-  for_each_tile(rows, false, true, out, [trim](const Tile& tile, std::size_t, std::size_t, float* to) HWY_ATTR {
+  for_each_tile(rows, false, out, [trim](const Tile& tile, std::size_t, std::size_t, float* to) HWY_ATTR {
     means_of_tile(tile, trim, tile.rows - trim, to);
   });
 }
 
 void means_around_median(std::span<const float* const> rows, std::size_t closest, std::span<float> out) {
-  for_each_tile(rows, false, true, out, [closest](const Tile& tile, std::size_t, std::size_t, float* to) HWY_ATTR {
+  for_each_tile(rows, false, out, [closest](const Tile& tile, std::size_t, std::size_t, float* to) HWY_ATTR {
     means_around_median_of_tile(tile, closest, to);
   });
 }
@@ -198,7 +278,7 @@ HWY_ATTR void take_majority(std::span<const float* const> rows, std::size_t firs
 void majority_signs(std::span<const float* const> rows, VoteMagnitude magnitude, std::span<float> out) {
   if (magnitude == VoteMagnitude::kUnit) return take_majority(rows, 0, out.size(), true, out.data());
   // Means are summed from the smallest up too, so that the order of rows changes no bit.
-  for_each_tile(rows, true, true, out,
+  for_each_tile(rows, true, out,
                 [&](const Tile& tile, std::size_t first, std::size_t count, float* to) HWY_ATTR {
                   if (magnitude == VoteMagnitude::kMean) {
                     means_of_tile(tile, 0, tile.rows, to);

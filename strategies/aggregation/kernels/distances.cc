@@ -6,6 +6,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "strategies/aggregation/kernels/distances.cc"
 #include <hwy/foreach_target.h>
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -17,7 +18,7 @@ using Doubles = hn::CappedTag<double, 8>;
 using Floats = hn::Rebind<float, Doubles>;
 using VecD = hn::Vec<Doubles>;
 
-constexpr std::size_t kPiece = 1024;      // so that a piece of one row serves many others from the first-level cache
+constexpr std::size_t kPiece = 512;       // so that a piece of one row serves many others from the first-level cache
 constexpr std::size_t kSums = 8;          // running sums, whatever the width of a vector
 constexpr std::size_t kRowsAtOnce = 8;    // against which a loaded vector is used
 
@@ -39,6 +40,7 @@ HWY_ATTR void add_distances(const From* x, const float* const* rows, std::size_t
     VecD sum[kRows];
     for (std::size_t r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
     for (std::size_t i = lane; i < whole; i += kSums) {
+      hwy::Prefetch(x + i + kPiece);
       const VecD value = load(x + i);
       HWY_UNROLL(8)
       for (std::size_t r = 0; r < kRows; ++r) {
@@ -108,6 +110,7 @@ HWY_ATTR void combine(std::span<const double> coefficients, std::span<const floa
     const float* row = rows[k] + first;
     const VecD scale = hn::Set(d, coefficients[k]);
     for (std::size_t i = 0; i < whole; i += lanes) {
+      hwy::Prefetch(row + i + kPiece);
       hn::StoreU(hn::Add(hn::LoadU(d, v + i), hn::Mul(scale, load(row + i))), d, v + i);
     }
     for (std::size_t i = whole; i < count; ++i) v[i] += coefficients[k] * static_cast<double>(row[i]);

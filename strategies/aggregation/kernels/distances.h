@@ -1,6 +1,6 @@
 // Sums of squares and products of f32 rows, in float64; the same bytes on every SIMD target.
 //
-// Everything is summed in eight lanes (element i in lane i mod 8) over pieces of at most 1,024 elements; a piece's lanes are
+// Everything is summed in eight lanes (element i in lane i mod 8) over pieces of at most 512 elements; a piece's lanes are
 // added in a fixed tree, and the pieces in order.
 #pragma once
 
