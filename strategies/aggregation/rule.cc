@@ -17,10 +17,21 @@ namespace {
 // In the order of the documentation.
 const std::vector<RuleEntry>& entries() {
   static const std::vector<RuleEntry> all = {
-      weighted_mean_entry(), normalised_mean_entry(),   module_mean_entry(),        median_entry(),
-      trimmed_mean_entry(),  krum_entry(),              multi_krum_entry(),         bulyan_entry(),
-      geometric_median_entry(), centered_clipping_entry(), norm_bound_entry(),      fltrust_entry(),
-      radial_directional_entry(), qffl_entry(),         sign_majority_entry(),
+      weighted_mean_entry(),
+      normalised_mean_entry(),
+      module_mean_entry(),
+      median_entry(),
+      trimmed_mean_entry(),
+      krum_entry(),
+      multi_krum_entry(),
+      bulyan_entry(),
+      geometric_median_entry(),
+      centered_clipping_entry(),
+      norm_bound_entry(),
+      fltrust_entry(),
+      radial_directional_entry(),
+      qffl_entry(),
+      sign_majority_entry(),
   };
   return all;
 }
