@@ -109,7 +109,8 @@ Preset fault_tolerant_fedavg() {
 }
 
 // Adaptive federated optimization (Reddi et al., algorithm 2): the paper's pseudo-gradient is new − old and is added;
-// ours is old − new and is subtracted, which is the same step. τ = 1e-3, v₀ = τ², β₂ = 0.99; adagrad has no momentum.
+// ours is old − new and is subtracted, which is the same step. τ = 1e-3, v₀ = τ², β₂ = 0.99; adagrad has no momentum. Of
+// the paper's grid, 0.01 is what Adam and Yogi bear with an adaptive optimizer inside.
 Preset fedadagrad() {
   return {.name = "fedadagrad",
           .meaning = "adaptive federated optimization with Adagrad on the server",
@@ -130,7 +131,7 @@ Preset fedadam() {
           .participation = everyone(),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
-          .outer = adam({.learning_rate = 0.1,
+          .outer = adam({.learning_rate = 0.01,
                          .beta1 = 0.9,
                          .beta2 = 0.99,
                          .epsilon = 1e-3,
