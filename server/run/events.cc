@@ -28,6 +28,7 @@ RunMachine::State::State(RunSetup given) : setup(std::move(given)) {
       if (place < twins.size()) lane.push_back(twins[place]);
     lanes.push_back(std::move(lane));
   }
+  aggregation = {setup.spec.aggregation.name, setup.spec.aggregation.parameters};
   required = strategies::required_nodes(setup.spec.participation, setup.needs);
   versions.assign(setup.fragments.size(), 0);
   lane_voids.assign(lanes.size(), 0);

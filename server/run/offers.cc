@@ -26,14 +26,13 @@ std::vector<double> RunMachine::State::needed_metrics(const UpdateStored& update
 }
 
 double RunMachine::State::weight_of(const UpdateStored& update) const {
-  const auto& part = setup.spec.aggregation;
   return strategies::weight_of({.examples = update.examples,
                                 .tokens = update.tokens,
                                 .steps = update.steps,
                                 .factor = 1,
                                 .node = update.node,
                                 .metrics = needed_metrics(update)},
-                               strategies::Part{part.name, part.parameters});
+                               aggregation);
 }
 
 std::string RunMachine::State::objection(const Task& task, const UpdateStored& update) const {

@@ -269,6 +269,7 @@ struct RunMachine::State {
   std::vector<std::vector<FragmentIndex>> lanes;  ///< exchanged fragments, then their control twins
   std::vector<bool> measured;                     ///< per fragment: an evaluation reads it
   std::vector<std::string> required;              ///< nodes, by name
+  strategies::Part aggregation;
 
   // Kept in the row "core".
   Phase phase = Phase::kRunning;

@@ -231,6 +231,39 @@ TEST_CASE("objectives that cannot work are refused with what they need") {
         "run spec line 16: exchange.frozen: pattern \"head.*\" fits no tensor of the model");
 }
 
+TEST_CASE("ways of taking part that cannot work together are refused with the reason") {
+  const auto refused = [](const std::string& participation) { return error_of(kSmall + "[participation]\n" + participation); };
+  CHECK(refused("over_selection = 1.3\n") ==
+        "run spec line 16: participation.over_selection is 1.3, but every ready node is invited: set cohort_size or "
+        "cohort_fraction");
+  CHECK(refused("over_selection = 1.3\ncohort_size = 3\nminimum_completion = 0.5\n")
+            .find("some of the invited never count") != std::string::npos);
+  CHECK(refused("minimum_completion = 0.5\ndeadline_s = 0\n").find("no exchange is given up") != std::string::npos);
+  CHECK(refused("minimum_separation = 2\n").find("set cohort_size or cohort_fraction") != std::string::npos);
+  CHECK(refused("minimum_separation = 2\ncohort_size = 1\nrequired_nodes = [\"a\"]\n")
+            .find("must take part in every exchange") != std::string::npos);
+  CHECK(refused("concurrency = 3\n").find("participation.mode is synchronous") != std::string::npos);
+  CHECK(refused("mode = \"asynchronous\"\ngrace = \"adaptive\"\n").find("participation.mode is asynchronous") !=
+        std::string::npos);
+  CHECK(refused("work = \"fedcompass\"\n").find("needs participation.mode asynchronous") != std::string::npos);
+  CHECK(refused("work = \"dylu\"\nminimum_steps = 1000000\n").find("must be at most training.steps") !=
+        std::string::npos);
+}
+
+TEST_CASE("all ways of taking part reach the spec") {
+  const auto spec = parsed(kSmall +
+                           "[participation]\ncohort_size = 4\nover_selection = 1.5\ngrace = \"adaptive\"\n"
+                           "grace_safety = 2\nwork = \"dylu\"\nminimum_steps = 3\nrequired_nodes = [\"a\", \"b\"]\n");
+  if (!spec.ok()) FAIL(spec.error().message);
+  CHECK(spec->participation.over_selection == 1.5);
+  CHECK(spec->participation.adaptive_grace);
+  CHECK(spec->participation.grace_safety == 2);
+  CHECK(spec->participation.work == ParticipationSpec::Work::kDylu);
+  CHECK(spec->participation.minimum_steps == 3);
+  CHECK(spec->participation.required_nodes == std::vector<std::string>{"a", "b"});
+  CHECK(parse_resolved_spec(spec->canonical_json)->participation == spec->participation);
+}
+
 TEST_CASE("what is required and missing is named") {
   CHECK(error_of("") == "run spec: name is missing (what people call the run; 1 to 100 characters); add it");
   CHECK(error_of("name = \"x\"\n[data]\nkind = \"text\"\n").rfind("run spec: training.learning_rate is missing", 0) ==
