@@ -16,6 +16,10 @@ constexpr std::uint64_t kTrainerBackoffBaseMs = 1'000;
 constexpr std::uint64_t kTrainerBackoffCapMs = 60'000;
 constexpr std::uint64_t kRefusedBaseMs = 5'000;
 constexpr std::uint64_t kGreetingMs = 30'000;  // until the welcome
+// While another run waits for its slot, a ready trainer without work is kept for as long as its start took, and one that
+// goes from task to task for ten times that: then at most a tenth or so of the time goes into starts.
+constexpr std::uint64_t kIdleCapMs = 2'000;
+constexpr std::uint64_t kSliceStarts = 10;
 
 Error error_of(Code code, std::string message, bool retryable = false) { return {code, std::move(message), retryable}; }
 
@@ -42,6 +46,7 @@ ClientMachine::ClientMachine(ClientMachineOptions options)
 
 std::vector<Command> ClientMachine::handle(const Event& event, Instant now) {
   out_.clear();
+  slot_at_ = 0;
   now_ = std::max(now_, now);
   std::visit([this](const auto& happened) { on(happened); }, event);
   watch_session();
@@ -422,27 +427,47 @@ bool ClientMachine::claim_trainer(const std::string& run_id, Run& run) {
   if (run.trainer == Trainer::kReady || run.trainer == Trainer::kStarting) return true;
   if (run.trainer == Trainer::kStopping || now_ < run.not_before) return false;
   std::uint32_t alive = 0;
-  Run* idle = nullptr;
+  Run* first = nullptr;  // to yield
+  Instant first_at = 0;
   bool stopping = false;
-  const Instant since = run.tasks.front().received;
   for (auto& [id, other] : runs_) {
     if (other.trainer == Trainer::kNone) continue;
     ++alive;
     stopping = stopping || other.trainer == Trainer::kStopping;
-    const bool unused = other.tasks.empty() || (other.tasks.front().phase == Phase::kQueued && other.tasks.front().received > since);
-    if (other.trainer == Trainer::kReady && unused) idle = &other;
+    const Instant at = yields_at(other, run.tasks.front().received);
+    if (at == 0 || (first != nullptr && at >= first_at)) continue;
+    first = &other;
+    first_at = at;
   }
   if (alive < std::max<std::uint32_t>(options_.max_trainers, 1)) {
     run.trainer = Trainer::kStarting;
+    run.started_at = now_;
     out_.emplace_back(StartTrainer{run_id});
     return true;
   }
-  if (idle != nullptr && !stopping) stop_trainer(*idle, "another run needs the holder's trainer slot");
+  if (first == nullptr || stopping) return false;
+  if (now_ >= first_at)
+    stop_trainer(*first, "another run needs the holder's trainer slot");
+  else if (slot_at_ == 0 || first_at < slot_at_)
+    slot_at_ = first_at;
   return false;
 }
 
+/// When the run's trainer makes room for a run that has waited since `wanted_since`; 0: not while it is like this.
+Instant ClientMachine::yields_at(const Run& run, Instant wanted_since) const {
+  if (run.trainer != Trainer::kReady) return 0;
+  const std::uint64_t start = run.ready_at - run.started_at;
+  if (run.tasks.empty()) return std::max<Instant>(1, run.idle_since + std::min(start, kIdleCapMs));
+  const ActiveTask& front = run.tasks.front();
+  if (front.phase != Phase::kQueued || front.received <= wanted_since) return 0;
+  return std::max<Instant>(1, run.ready_at + kSliceStarts * start);
+}
+
 void ClientMachine::on(const TrainerReady& event) {
-  if (Run* run = find_run(event.run_id); run != nullptr && run->trainer == Trainer::kStarting) run->trainer = Trainer::kReady;
+  Run* run = find_run(event.run_id);
+  if (run == nullptr || run->trainer != Trainer::kStarting) return;
+  run->trainer = Trainer::kReady;
+  run->ready_at = now_;
 }
 
 void ClientMachine::on(const TrainerProgress& event) {
@@ -525,6 +550,8 @@ void ClientMachine::on(const FetchFailed& event) {
 
 void ClientMachine::watch_tasks() {
   for (auto& [id, run] : runs_) {
+    if (!run.tasks.empty()) run.idle_since = 0;
+    else if (run.idle_since == 0) run.idle_since = now_;
     for (std::size_t index = run.tasks.size(); index-- > 0;) {
       auto& active = run.tasks[index];
       if (active.phase == Phase::kCancelling && active.kill_at != 0 && now_ >= active.kill_at) {
@@ -781,6 +808,7 @@ void ClientMachine::set_alarm() {
     consider(last_heard_ + 3 * heartbeat_ms_);
   }
   if (session_ == Session::kGreeting) consider(last_heard_ + kGreetingMs);
+  consider(slot_at_);
   for (const auto& [id, run] : runs_) {
     if (session_ == Session::kOpen) consider(run.stale_at);
     if (!run.tasks.empty() && run.trainer == Trainer::kNone && now_ < run.not_before) consider(run.not_before);

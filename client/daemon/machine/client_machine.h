@@ -332,6 +332,9 @@ class ClientMachine {
     Trainer trainer = Trainer::kNone;
     std::uint32_t crashes = 0;    ///< since the last finished task
     Instant not_before = 0;       ///< no restart before
+    Instant started_at = 0;       ///< its trainer, asked to start
+    Instant ready_at = 0;
+    Instant idle_since = 0;       ///< no task at all since then; 0: it has one
     std::deque<ActiveTask> tasks; ///< evaluations first; only the front one is past kQueued
     std::uint64_t counted = 0;
     std::uint64_t discarded = 0;
@@ -388,6 +391,7 @@ class ClientMachine {
   void start_front_tasks();
   bool must_wait(const std::string& run_id, const Run& run) const;
   bool claim_trainer(const std::string& run_id, Run& run);
+  Instant yields_at(const Run& run, Instant wanted_since) const;
   void watch_session();
   void watch_tasks();
   void set_alarm();
@@ -413,6 +417,7 @@ class ClientMachine {
 
   ClientMachineOptions options_;
   std::vector<Command> out_;
+  Instant slot_at_ = 0;  // when a trainer yields its slot to a run that waits for one; 0: none waits
   Instant now_ = 0;
   Session session_ = Session::kIdle;
   std::uint32_t attempts_ = 0;

@@ -463,6 +463,43 @@ TEST_CASE("no more trainers than the holder allows; an idle one makes room") {
   CHECK(world.all<StartTrainer>()[0].run_id == "b");
 }
 
+TEST_CASE("a trainer keeps its slot for a while: idle as long as its start took, busy ten times as long") {
+  World world;
+  world.start();
+  world.announce("a");
+  world.announce("b");
+  world.give(world.task("a", "t1"));
+  world.feed(FetchDone{"t1"});
+  world.now += 500;
+  world.feed(TrainerReady{"a"});
+  world.give(world.task("b", "t2"));
+  world.finish_work("a", "t1");
+  CHECK(world.none<StopTrainer>());
+  REQUIRE(world.all<WakeAt>().size() == 1);
+  CHECK(world.all<WakeAt>()[0].at == world.now + 500);
+
+  // Run a's next task comes within the time and is worked on, although b has waited for longer.
+  world.now += 400;
+  world.give(world.task("a", "t3"));
+  CHECK(world.all<Fetch>().size() == 1);
+  world.feed(FetchDone{"t3"});
+  world.now += 4'700;  // the slice is over
+  world.finish_work("a", "t3");
+  CHECK(world.none<StopTrainer>());
+  world.give(world.task("a", "t4"));
+  REQUIRE(world.all<StopTrainer>().size() == 1);
+  CHECK(world.all<Fetch>().empty());
+  world.feed(TrainerExited{"a", {Code::kCancelled, "ended", true}});
+  REQUIRE(world.all<StartTrainer>().size() == 1);
+  CHECK(world.all<StartTrainer>()[0].run_id == "b");
+  world.feed(TrainerReady{"b"});
+
+  // A trainer without work goes when its time is over, at the alarm.
+  world.feed(FetchDone{"t2"});
+  world.finish_work("b", "t2");
+  CHECK(world.all<StopTrainer>().size() == 1);
+}
+
 TEST_CASE("with two slots two runs train at once") {
   ClientMachineOptions options;
   options.max_trainers = 2;
