@@ -18,8 +18,8 @@
 
 namespace skerry::server {
 
-/// Values of a block of a linear rule: with its rows' and the outer step's spans it stays in a core's second-level cache.
-inline constexpr std::size_t kBlockElements = 16384;
+/// Values of a block at most: with its rows and the outer step's spans it stays in a core's second-level cache.
+inline constexpr std::size_t kBlockElements = 8192;
 
 /// Up to this many bytes of inputs stay mapped until the end: that costs less than to drop them on the way. They are pages of
 /// files, which the kernel takes back when it needs memory.

@@ -23,7 +23,7 @@ using VecD = hn::Vec<Doubles>;
 
 // How far ahead of its use a row is fetched: hardware prefetchers follow fewer streams than there are rows, and stop at the
 // ends of pages.
-constexpr std::size_t kPrefetchAhead = 512;  // values
+constexpr std::size_t kPrefetchAhead = 256;  // values
 constexpr std::size_t kPrefetchBytes = 1024;
 
 struct F32Row {
@@ -159,38 +159,37 @@ void add_int8_block_rows(const Row* rows, std::size_t row_count, const double* c
   }
 }
 
-// Eight running sums, whatever the width of a vector: element i goes to lane i mod 8.
+// Running sums in 32 lanes, whatever the width of a vector: element i goes to lane i mod 32. Four vectors of them at a time are
+// four independent chains of additions.
 double products(const float* a, const float* b, std::size_t count) {
+  constexpr std::size_t kLanes = 32;
   const Doubles d;
   const std::size_t lanes = hn::Lanes(d);
-  alignas(64) double sums[8] = {};
-  const std::size_t whole = count / 8 * 8;
-  // One chain of additions a vector; for narrow vectors several of them, side by side.
-  for (std::size_t lane = 0; lane < 8; lane += 4 * lanes) {
+  alignas(64) double sums[kLanes] = {};
+  const std::size_t whole = count / kLanes * kLanes;
+  for (std::size_t lane = 0; lane < kLanes; lane += 4 * lanes) {
     VecD s0 = hn::Zero(d);
     VecD s1 = hn::Zero(d);
     VecD s2 = hn::Zero(d);
     VecD s3 = hn::Zero(d);
-    const std::size_t chains = (8 - lane) / lanes < 4 ? (8 - lane) / lanes : 4;
-    for (std::size_t i = lane; i < whole; i += 8) {
+    for (std::size_t i = lane; i < whole; i += kLanes) {
       s0 = hn::Add(s0, hn::Mul(F32Row::load(a + i), F32Row::load(b + i)));
-      if (chains > 1) s1 = hn::Add(s1, hn::Mul(F32Row::load(a + i + lanes), F32Row::load(b + i + lanes)));
-      if (chains > 2) {
-        s2 = hn::Add(s2, hn::Mul(F32Row::load(a + i + 2 * lanes), F32Row::load(b + i + 2 * lanes)));
-        s3 = hn::Add(s3, hn::Mul(F32Row::load(a + i + 3 * lanes), F32Row::load(b + i + 3 * lanes)));
-      }
+      s1 = hn::Add(s1, hn::Mul(F32Row::load(a + i + lanes), F32Row::load(b + i + lanes)));
+      s2 = hn::Add(s2, hn::Mul(F32Row::load(a + i + 2 * lanes), F32Row::load(b + i + 2 * lanes)));
+      s3 = hn::Add(s3, hn::Mul(F32Row::load(a + i + 3 * lanes), F32Row::load(b + i + 3 * lanes)));
     }
     hn::StoreU(s0, d, sums + lane);
-    if (chains > 1) hn::StoreU(s1, d, sums + lane + lanes);
-    if (chains > 2) {
-      hn::StoreU(s2, d, sums + lane + 2 * lanes);
-      hn::StoreU(s3, d, sums + lane + 3 * lanes);
-    }
+    hn::StoreU(s1, d, sums + lane + lanes);
+    hn::StoreU(s2, d, sums + lane + 2 * lanes);
+    hn::StoreU(s3, d, sums + lane + 3 * lanes);
   }
   for (std::size_t i = whole; i < count; ++i) {
     sums[i - whole] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
   }
-  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  }
+  return sums[0];
 }
 
 void add_spans(const float* a, const float* b, std::size_t count, float* out) {

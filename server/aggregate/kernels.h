@@ -1,5 +1,5 @@
 // The inner loops, for every SIMD target that the machine may have; each gives the same bits on all of them: no fused
-// multiply-add, and sums over elements in eight lanes (element i in lane i mod 8) that are added up in one fixed order.
+// multiply-add, and sums over elements in 32 lanes (element i in lane i mod 32) that are added up in one fixed order.
 #pragma once
 
 #include <cstddef>
