@@ -75,8 +75,7 @@ void put_objective(const Objective& objective, Fields& fields) {
   put_unless(objective.control_variates, usual.control_variates, "training.control_variates", fields);
   if (!objective.start_loss) return;
   fields["training.start_loss"] = true;
-  fields["limits.metrics"] =
-      std::vector<std::string>{"accuracy", "loss", "perplexity", "start_loss", "train_loss"};
+  fields["limits.metrics"] = std::vector<std::string>{"accuracy", "loss", "perplexity", "start_loss", "train_loss"};
 }
 
 SpecCatalogue::Preset as_fields(const Preset& preset) {

@@ -97,8 +97,9 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
   const std::string& outer = spec.outer.name;
   std::vector<std::string> notes;
   if (outer == "delayed_nesterov" && !asynchronous)
-    notes.push_back("outer.optimizer delayed_nesterov is meant for updates that come one by one; in synchronous rounds "
-                    "its velocity moves in every outer.delay-th round only: nesterov is the usual choice");
+    notes.push_back(
+        "outer.optimizer delayed_nesterov is meant for updates that come one by one; in synchronous rounds "
+        "its velocity moves in every outer.delay-th round only: nesterov is the usual choice");
   if ((outer == "nesterov" || outer == "momentum") && asynchronous)
     notes.push_back("outer.optimizer " + outer +
                     " in an asynchronous run gives every update in turn the momentum meant for a whole round, and may "
@@ -107,12 +108,14 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
     notes.push_back("aggregation.byzantine is 0: " + rule + " then holds against no hostile update");
   const double momentum = nlohmann::json::parse(spec.training_json).value("momentum", 0.0);
   if (rule == "normalised_mean" && number_in(spec.aggregation, "momentum") != momentum)
-    notes.push_back("aggregation.momentum and training.momentum differ: normalised_mean then divides updates by other "
-                    "lengths than they have");
+    notes.push_back(
+        "aggregation.momentum and training.momentum differ: normalised_mean then divides updates by other "
+        "lengths than they have");
   if (rule == "sign_majority" && spec.aggregation.parameters.at("magnitude") == Value(std::string("unit")) &&
       number_in(spec.outer, "learning_rate") > 0.1)
-    notes.push_back("aggregation.rule sign_majority gives every value an outer gradient of 1 or -1, and "
-                    "outer.learning_rate above 0.1 moves it by as much in every exchange: values like 0.001 are usual");
+    notes.push_back(
+        "aggregation.rule sign_majority gives every value an outer gradient of 1 or -1, and "
+        "outer.learning_rate above 0.1 moves it by as much in every exchange: values like 0.001 are usual");
   if (rule == "qffl" && number_in(spec.aggregation, "learning_rate") != spec.training.learning_rate)
     notes.push_back("aggregation.learning_rate and training.learning_rate differ: qffl takes the one for the other");
   if (spec.strategy == "fedper" && spec.exchange.personal.empty())

@@ -55,8 +55,9 @@ Preset fedprox() {
   return {.name = "fedprox",
           .meaning = "federated averaging whose nodes are held near the model they received",
           .source = "arXiv 1812.06127, algorithm 2",
-          .when_to_use = "When shards differ and nodes train long between rounds; lower training.proximal where it "
-                         "learns too slowly.",
+          .when_to_use =
+              "When shards differ and nodes train long between rounds; lower training.proximal where it "
+              "learns too slowly.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 20}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -99,8 +100,9 @@ Preset fault_tolerant_fedavg() {
   return {.name = "fault-tolerant-fedavg",
           .meaning = "federated averaging whose rounds count only if enough of the nodes came back",
           .source = "Flower's FaultTolerantFedAvg; the mean of arXiv 1602.05629",
-          .when_to_use = "When nodes fail often and a round of a few survivors would mislead; lower "
-                         "participation.deadline_s to what a round may take.",
+          .when_to_use =
+              "When nodes fail often and a round of a few survivors would mislead; lower "
+              "participation.deadline_s to what a round may take.",
           .participation = {.minimum_completion = 0.5},
           .exchange = whole_model({.epochs = 5}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -109,8 +111,8 @@ Preset fault_tolerant_fedavg() {
 }
 
 // Adaptive federated optimization (Reddi et al., algorithm 2): the paper's pseudo-gradient is new − old and is added;
-// ours is old − new and is subtracted, which is the same step. τ = 1e-3, v₀ = τ², β₂ = 0.99; adagrad has no momentum. Of
-// the paper's grid, 0.01 is what Adam and Yogi bear with an adaptive optimizer inside.
+// ours is old − new and is subtracted, which is the same step. τ = 1e-3, v₀ = τ², β₂ = 0.99; adagrad has no momentum.
+// Of the paper's grid, 0.01 is what Adam and Yogi bear with an adaptive optimizer inside.
 Preset fedadagrad() {
   return {.name = "fedadagrad",
           .meaning = "adaptive federated optimization with Adagrad on the server",
@@ -124,35 +126,29 @@ Preset fedadagrad() {
 }
 
 Preset fedadam() {
-  return {.name = "fedadam",
-          .meaning = "adaptive federated optimization with Adam on the server",
-          .source = "arXiv 2003.00295, algorithm 2",
-          .when_to_use = "When gradients differ much in size between layers, as in language models on small shards.",
-          .participation = everyone(),
-          .exchange = whole_model({.epochs = 1}),
-          .aggregation = weighted_mean(Weights::kExamples),
-          .outer = adam({.learning_rate = 0.01,
-                         .beta1 = 0.9,
-                         .beta2 = 0.99,
-                         .epsilon = 1e-3,
-                         .initial_accumulator = 1e-6}),
-          .evaluation = on_holdouts()};
+  return {
+      .name = "fedadam",
+      .meaning = "adaptive federated optimization with Adam on the server",
+      .source = "arXiv 2003.00295, algorithm 2",
+      .when_to_use = "When gradients differ much in size between layers, as in language models on small shards.",
+      .participation = everyone(),
+      .exchange = whole_model({.epochs = 1}),
+      .aggregation = weighted_mean(Weights::kExamples),
+      .outer = adam({.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
+      .evaluation = on_holdouts()};
 }
 
 Preset fedyogi() {
-  return {.name = "fedyogi",
-          .meaning = "adaptive federated optimization with Yogi on the server",
-          .source = "arXiv 2003.00295, algorithm 2",
-          .when_to_use = "Where fedadam is unsteady: Yogi's second moment forgets large steps slowly.",
-          .participation = everyone(),
-          .exchange = whole_model({.epochs = 1}),
-          .aggregation = weighted_mean(Weights::kExamples),
-          .outer = yogi({.learning_rate = 0.01,
-                         .beta1 = 0.9,
-                         .beta2 = 0.99,
-                         .epsilon = 1e-3,
-                         .initial_accumulator = 1e-6}),
-          .evaluation = on_holdouts()};
+  return {
+      .name = "fedyogi",
+      .meaning = "adaptive federated optimization with Yogi on the server",
+      .source = "arXiv 2003.00295, algorithm 2",
+      .when_to_use = "Where fedadam is unsteady: Yogi's second moment forgets large steps slowly.",
+      .participation = everyone(),
+      .exchange = whole_model({.epochs = 1}),
+      .aggregation = weighted_mean(Weights::kExamples),
+      .outer = yogi({.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
+      .evaluation = on_holdouts()};
 }
 
 // DiLoCo: H inner steps on every island, then one outer Nesterov step (Douillard et al., algorithm 1; weights by
@@ -175,8 +171,9 @@ Preset photon() {
   return {.name = "photon",
           .meaning = "plain averaging of language models trained in small batches at a high learning rate",
           .source = "arXiv 2411.02908",
-          .when_to_use = "Language models on many modest islands; give training.learning_rate the peak of a large "
-                         "batch and a cosine schedule.",
+          .when_to_use =
+              "Language models on many modest islands; give training.learning_rate the peak of a large "
+              "batch and a cosine schedule.",
           .participation = everyone(),
           .exchange = whole_model({.inner_steps = 128}),
           .aggregation = weighted_mean(Weights::kExamples),
@@ -184,8 +181,8 @@ Preset photon() {
           .evaluation = on_holdouts()};
 }
 
-// Asynchronous Local-SGD (Liu et al., algorithms 3 and 4): every update at once, delayed Nesterov with N = 4 workers and
-// c = 0, work by measured speed (DyLU), updates more than 10 exchanges old dropped, no other discount.
+// Asynchronous Local-SGD (Liu et al., algorithms 3 and 4): every update at once, delayed Nesterov with N = 4 workers
+// and c = 0, work by measured speed (DyLU), updates more than 10 exchanges old dropped, no other discount.
 Preset async_diloco() {
   return {.name = "async-diloco",
           .meaning = "DiLoCo without rounds: delayed Nesterov, and work by measured speed",
@@ -206,9 +203,11 @@ Preset async_diloco() {
 
 std::span<const Preset> presets() {
   static const std::vector<Preset> all = [] {
-    std::vector<Preset> out = {async_diloco(), diloco(),  fault_tolerant_fedavg(), fedadagrad(), fedadam(),
-                               fedavg(),       fedavgm(), fedmom(),                fedper(),     fedprox(),
-                               fedyogi(),      photon(),  scaffold()};
+    std::vector<Preset> out = {async_diloco(), diloco(),  fault_tolerant_fedavg(),
+                               fedadagrad(),   fedadam(), fedavg(),
+                               fedavgm(),      fedmom(),  fedper(),
+                               fedprox(),      fedyogi(), photon(),
+                               scaffold()};
     for (auto& preset : rule_presets()) out.push_back(std::move(preset));
     std::sort(out.begin(), out.end(), [](const Preset& a, const Preset& b) { return a.name < b.name; });
     return out;

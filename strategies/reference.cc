@@ -24,7 +24,8 @@ std::string quoted_names(const PartInfo& info, std::size_t count) {
 
 std::string preset_rows() {
   std::string out =
-      "### Presets\n\n| preset | what it is | when to use it | aggregation | outer | source |\n|---|---|---|---|---|---|\n";
+      "### Presets\n\n| preset | what it is | when to use it | aggregation | outer | source "
+      "|\n|---|---|---|---|---|---|\n";
   for (const Preset& preset : presets())
     out += "| `" + preset.name + "` | " + preset.meaning + " | " + preset.when_to_use + " | `" +
            preset.aggregation.name + "` | `" + preset.outer.name + "` | " + preset.source + " |\n";
@@ -60,8 +61,7 @@ std::string schedule_rows() {
   std::string out = "\n### Learning-rate schedules\n\n| parameter of every outer optimizer | meaning |\n|---|---|\n";
   for (const ParameterInfo& info : schedule_parameters()) {
     out += "| `" + info.name + "` | " + info.meaning;
-    for (std::size_t i = 0; i < info.choices.size(); ++i)
-      out += (i == 0 ? ": `" : ", `") + info.choices[i] + "`";
+    for (std::size_t i = 0; i < info.choices.size(); ++i) out += (i == 0 ? ": `" : ", `") + info.choices[i] + "`";
     out += " |\n";
   }
   return out;
@@ -93,7 +93,8 @@ std::vector<std::string> needs_of(const Rule& rule) {
   for (const std::string& metric : needs.metrics) out.push_back("the metric `" + metric + "` of every node");
   if (needs.rebased) out.push_back("older versions (late updates are moved onto the newest)");
   if (needs.partial_updates) out.push_back("not every fragment in every update");
-  for (const std::string& vector : rule.state_vectors) out.push_back("room for `" + vector + "`, as large as the model");
+  for (const std::string& vector : rule.state_vectors)
+    out.push_back("room for `" + vector + "`, as large as the model");
   return out;
 }
 

@@ -18,8 +18,9 @@ Preset fednova() {
   return {.name = "fednova",
           .meaning = "federated averaging that is not biased towards nodes that take more steps",
           .source = "arXiv 2007.07481",
-          .when_to_use = "When nodes take different numbers of steps, as with shards of different size; say "
-                         "aggregation.momentum where training.momentum is set.",
+          .when_to_use =
+              "When nodes take different numbers of steps, as with shards of different size; say "
+              "aggregation.momentum where training.momentum is set.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 2}),
           .aggregation = normalised_mean(),
@@ -47,8 +48,9 @@ Preset fedmedian() {
   return {.name = "fedmedian",
           .meaning = "the median of each coordinate",
           .source = "arXiv 1803.01498, option I",
-          .when_to_use = "When fewer than half of the nodes may be broken or hostile, nobody knows how many, and shards "
-                         "are alike.",
+          .when_to_use =
+              "When fewer than half of the nodes may be broken or hostile, nobody knows how many, and shards "
+              "are alike.",
           .participation = at_least(3),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = median(),
@@ -61,8 +63,9 @@ Preset fedtrimmedavg() {
   return {.name = "fedtrimmedavg",
           .meaning = "the mean of each coordinate without its extremes",
           .source = "arXiv 1803.01498, option II",
-          .when_to_use = "When a known number of nodes may be hostile: set aggregation.trim to it. Less noise than "
-                         "fedmedian.",
+          .when_to_use =
+              "When a known number of nodes may be hostile: set aggregation.trim to it. Less noise than "
+              "fedmedian.",
           .participation = at_least(3),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = trimmed_mean({.trim = 1}),
@@ -114,8 +117,9 @@ Preset geomedian() {
   return {.name = "geomedian",
           .meaning = "the geometric median of the updates",
           .source = "arXiv 1912.13445, algorithm 2",
-          .when_to_use = "The robust rule to try first: no number of hostile nodes to guess, and it bears shards that "
-                         "differ better than Krum.",
+          .when_to_use =
+              "The robust rule to try first: no number of hostile nodes to guess, and it bears shards that "
+              "differ better than Krum.",
           .participation = at_least(3),
           .exchange = whole_model({.epochs = 1}),
           .aggregation = geometric_median(),
@@ -179,18 +183,18 @@ Preset sign_majority_preset() {
 
 // FedAsync (Xie et al., algorithm 1): w ← (1 − α_s) w + α_s w_k with α_s = α (1 + s)^-0.5, α = 0.6, and ρ = 0.005.
 Preset fedasync() {
-  return {.name = "fedasync",
-          .meaning = "every update is mixed into the model when it comes",
-          .source = "arXiv 1903.03934",
-          .when_to_use = "When nodes differ much in speed and few work at the same time; fedbuff bears more of them.",
-          .participation = {.mode = ParticipationSpec::Mode::kAsynchronous, .buffer = 1, .maximum_staleness = 16},
-          .exchange = whole_model({.epochs = 1}),
-          .aggregation = weighted_mean({.weighting = {.by = Weights::kUniform},
-                                        .discount = WeightedMeanOptions::Discount::kKept,
-                                        .rebase = true}),
-          .outer = sgd({.learning_rate = 0.6}),
-          .evaluation = on_holdouts(),
-          .objective = {.proximal = 0.005}};
+  return {
+      .name = "fedasync",
+      .meaning = "every update is mixed into the model when it comes",
+      .source = "arXiv 1903.03934",
+      .when_to_use = "When nodes differ much in speed and few work at the same time; fedbuff bears more of them.",
+      .participation = {.mode = ParticipationSpec::Mode::kAsynchronous, .buffer = 1, .maximum_staleness = 16},
+      .exchange = whole_model({.epochs = 1}),
+      .aggregation = weighted_mean(
+          {.weighting = {.by = Weights::kUniform}, .discount = WeightedMeanOptions::Discount::kKept, .rebase = true}),
+      .outer = sgd({.learning_rate = 0.6}),
+      .evaluation = on_holdouts(),
+      .objective = {.proximal = 0.005}};
 }
 
 // FedBuff (Nguyen et al., algorithm 1): a buffer of K = 10 updates, each by 1/√(1 + s).
@@ -198,12 +202,13 @@ Preset fedbuff() {
   return {.name = "fedbuff",
           .meaning = "no rounds: a step for every ten updates, old ones count less",
           .source = "arXiv 2106.06639, algorithm 1",
-          .when_to_use = "When nodes differ much in speed and many work at the same time; set participation.buffer well "
-                         "below their number.",
+          .when_to_use =
+              "When nodes differ much in speed and many work at the same time; set participation.buffer well "
+              "below their number.",
           .participation = buffered(10, 20),
           .exchange = whole_model({.epochs = 1}),
-          .aggregation = weighted_mean({.weighting = {.by = Weights::kUniform},
-                                        .discount = WeightedMeanOptions::Discount::kKept}),
+          .aggregation =
+              weighted_mean({.weighting = {.by = Weights::kUniform}, .discount = WeightedMeanOptions::Discount::kKept}),
           .outer = sgd({.learning_rate = 1.0}),
           .evaluation = on_holdouts()};
 }
@@ -225,9 +230,21 @@ Preset decoupled_diloco() {
 }  // namespace
 
 std::vector<Preset> rule_presets() {
-  return {bulyan_preset(), centered_clipping_preset(), decoupled_diloco(), fedasync(),          fedbuff(),
-          fedmedian(),     fednova(),                  fedtrimmedavg(),    fltrust_preset(),    geomedian(),
-          krum_preset(),   multikrum(),                norm_bound_preset(), qfedavg(),          sign_majority_preset()};
+  return {bulyan_preset(),
+          centered_clipping_preset(),
+          decoupled_diloco(),
+          fedasync(),
+          fedbuff(),
+          fedmedian(),
+          fednova(),
+          fedtrimmedavg(),
+          fltrust_preset(),
+          geomedian(),
+          krum_preset(),
+          multikrum(),
+          norm_bound_preset(),
+          qfedavg(),
+          sign_majority_preset()};
 }
 
 }  // namespace skerry::strategies

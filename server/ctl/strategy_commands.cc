@@ -54,7 +54,8 @@ Parameter parameter_of(const Field& field, const std::map<std::string, FieldValu
 
 json to_json(const Parameter& parameter) {
   const Field& field = parameter.field;
-  static constexpr const char* kTypes[] = {"whole", "number", "boolean", "text", "texts"};  // in the order of Field::Type
+  static constexpr const char* kTypes[] = {"whole", "number", "boolean", "text",
+                                           "texts"};  // in the order of Field::Type
   json out = {{"path", field.path},
               {"type", kTypes[static_cast<std::size_t>(field.type)]},
               {"value", to_json(parameter.value)},
@@ -198,14 +199,14 @@ struct Described {
 std::vector<std::pair<std::string, std::vector<Parameter>>> sections(const Described& of) {
   std::vector<Parameter> training = section_of("training", of.fields, /*only_set=*/true);
   for (auto& metric : section_of("limits", of.fields, /*only_set=*/true)) training.push_back(std::move(metric));
-  return {{"Participation", section_of("participation", of.fields)},
-          {"Exchange", section_of("exchange", of.fields)},
-          {"Aggregation: " + of.rule.name + ", " + of.rule.meaning,
-           parameters_of("aggregation", of.rule.name, of.fields)},
-          {"Outer optimizer: " + of.optimizer.name + ", " + of.optimizer.meaning,
-           parameters_of("outer", of.optimizer.name, of.fields)},
-          {"Evaluation", section_of("evaluation", of.fields)},
-          {"What trainers are told besides", std::move(training)}};
+  return {
+      {"Participation", section_of("participation", of.fields)},
+      {"Exchange", section_of("exchange", of.fields)},
+      {"Aggregation: " + of.rule.name + ", " + of.rule.meaning, parameters_of("aggregation", of.rule.name, of.fields)},
+      {"Outer optimizer: " + of.optimizer.name + ", " + of.optimizer.meaning,
+       parameters_of("outer", of.optimizer.name, of.fields)},
+      {"Evaluation", section_of("evaluation", of.fields)},
+      {"What trainers are told besides", std::move(training)}};
 }
 
 Result<void> show_preset(const Context& context, const Described& of) {
@@ -293,8 +294,8 @@ Result<void> show(const Context& context, const std::string& name) {
 }  // namespace
 
 void add_strategy_commands(CLI::App& app, Context& context) {
-  CLI::App* strategy =
-      app.add_subcommand("strategy", "The strategies a run spec can name; no coordinator is asked")->require_subcommand(1);
+  CLI::App* strategy = app.add_subcommand("strategy", "The strategies a run spec can name; no coordinator is asked")
+                           ->require_subcommand(1);
   const auto add_list = [&](const char* name, const char* help, Result<void> (*run)(const Context&)) {
     strategy->add_subcommand(name, help)->callback([&context, run] {
       context.chosen = [&context, run] { return run(context); };
@@ -304,8 +305,8 @@ void add_strategy_commands(CLI::App& app, Context& context) {
   add_list("rules", "All aggregation rules, with what they need", list_rules);
   add_list("optimizers", "All outer optimizers, with what they keep", list_optimizers);
   auto name = std::make_shared<std::string>();
-  CLI::App* show_command =
-      strategy->add_subcommand("show", "A preset's parts with every parameter, or a rule's or an optimizer's parameters");
+  CLI::App* show_command = strategy->add_subcommand(
+      "show", "A preset's parts with every parameter, or a rule's or an optimizer's parameters");
   show_command->add_option("NAME", *name, "For example diloco, geometric_median or yogi")->required();
   show_command->callback([&context, name] { context.chosen = [&context, name] { return show(context, *name); }; });
 }

@@ -33,21 +33,22 @@ ParameterInfo decay_info(std::string name, std::string meaning, double fallback)
 ParameterInfo velocity_info(double fallback) { return decay_info("momentum", "decay of the velocity", fallback); }
 
 ParameterInfo epsilon_info(double fallback) {
-  ParameterInfo info = number_info(
-      "epsilon", "added to the root of the second moment: the larger, the less adaptive", fallback, 1e6);
+  ParameterInfo info =
+      number_info("epsilon", "added to the root of the second moment: the larger, the less adaptive", fallback, 1e6);
   info.above_minimum = true;
   return info;
 }
 
 ParameterInfo accumulator_info(double fallback) {
-  return number_info("initial_accumulator",
-                     "the second moment before the first step; the paper's is epsilon squared", fallback, 1e6);
+  return number_info("initial_accumulator", "the second moment before the first step; the paper's is epsilon squared",
+                     fallback, 1e6);
 }
 
 std::vector<ParameterInfo> nesterov_parameters() {
   ParameterInfo form;
   form.name = "form";
-  form.meaning = "pytorch: the velocity sums outer gradients; fedmom: it sums steps; the same at a constant learning_rate";
+  form.meaning =
+      "pytorch: the velocity sums outer gradients; fedmom: it sums steps; the same at a constant learning_rate";
   form.fallback = std::string("pytorch");
   form.choices = {"pytorch", "fedmom"};
   return {learning_rate_info(NesterovOptions().learning_rate), velocity_info(NesterovOptions().momentum), form};
@@ -85,8 +86,7 @@ Result<OuterOptimizer> make_sgd(const Part& part, const Schedule& schedule) {
 
 Result<OuterOptimizer> make_momentum(const Part& part, const Schedule& schedule) {
   const MomentumOptions options{number(part, "learning_rate"), number(part, "momentum"), schedule};
-  return OuterOptimizer{
-      part.name, {"velocity"}, [options](const OuterBlock& block) { momentum_step(block, options); }};
+  return OuterOptimizer{part.name, {"velocity"}, [options](const OuterBlock& block) { momentum_step(block, options); }};
 }
 
 // The forms keep different vectors, so that a state of one is never taken for the other's.
@@ -94,9 +94,9 @@ Result<OuterOptimizer> make_nesterov(const Part& part, const Schedule& schedule)
   const bool fedmom = text(part, "form") == "fedmom";
   const NesterovOptions options{number(part, "learning_rate"), number(part, "momentum"),
                                 fedmom ? NesterovOptions::Form::kFedMom : NesterovOptions::Form::kPyTorch, schedule};
-  return OuterOptimizer{part.name,
-                        {fedmom ? "ahead" : "velocity"},
-                        [options](const OuterBlock& block) { nesterov_step(block, options); }};
+  return OuterOptimizer{part.name, {fedmom ? "ahead" : "velocity"}, [options](const OuterBlock& block) {
+                          nesterov_step(block, options);
+                        }};
 }
 
 Result<OuterOptimizer> make_delayed_nesterov(const Part& part, const Schedule& schedule) {
@@ -109,9 +109,8 @@ Result<OuterOptimizer> make_delayed_nesterov(const Part& part, const Schedule& s
     return invalid_argument(std::string("outer.carry is ") + carry + ", must be at most 1 / outer.delay (1 / " +
                             std::to_string(options.delay) + ")");
   }
-  return OuterOptimizer{part.name,
-                        {"velocity", "buffer"},
-                        [options](const OuterBlock& block) { delayed_nesterov_step(block, options); }};
+  return OuterOptimizer{
+      part.name, {"velocity", "buffer"}, [options](const OuterBlock& block) { delayed_nesterov_step(block, options); }};
 }
 
 Result<OuterOptimizer> make_adagrad(const Part& part, const Schedule& schedule) {
@@ -150,8 +149,7 @@ const std::vector<Entry>& entries() {
           {learning_rate_info(MomentumOptions().learning_rate), velocity_info(MomentumOptions().momentum)}},
          make_momentum},
         {{"nesterov", "momentum that looks ahead; DiLoCo, FedMom", nesterov_parameters()}, make_nesterov},
-        {{"delayed_nesterov",
-          "Nesterov for updates that come one by one: its velocity moves at every delay-th step",
+        {{"delayed_nesterov", "Nesterov for updates that come one by one: its velocity moves at every delay-th step",
           delayed_nesterov_parameters()},
          make_delayed_nesterov},
         {{"adagrad",
@@ -161,8 +159,7 @@ const std::vector<Entry>& entries() {
          make_adagrad},
         {{"adam", "steps scaled by the second moment; FedAdam", adam_parameters(AdamOptions().learning_rate)},
          make_adam<adam_step>},
-        {{"yogi",
-          "Adam whose second moment grows and falls by no more than the newest square; FedYogi",
+        {{"yogi", "Adam whose second moment grows and falls by no more than the newest square; FedYogi",
           adam_parameters(0.01)},
          make_adam<yogi_step>},
     };

@@ -1,8 +1,8 @@
 // Outer optimizers: an outer gradient → the change of a fragment, value by value.
 //
 // The outer gradient Δ = old − new points back to where the model was, so every optimizer *subtracts* it: with SGD at
-// learning rate 1 the new model is old − Δ = the mean of what came back. State (velocity, moments) is one f32 vector each of the
-// fragment's length, zero before the first step, and a count of steps. All are kept per fragment.
+// learning rate 1 the new model is old − Δ = the mean of what came back. State (velocity, moments) is one f32 vector
+// each of the fragment's length, zero before the first step, and a count of steps. All are kept per fragment.
 //
 // Arithmetic is float64 inside a step, rounded once to f32 for each value kept: the same bytes on every machine, SIMD
 // target and compiler.
@@ -37,9 +37,9 @@ struct MomentumOptions {
 /// PyTorch's form: u ← βu + Δ; change = −η (Δ + βu). DiLoCo (arXiv 2311.08105); torch.optim.SGD(momentum=β,
 /// nesterov=True).
 ///
-/// FedMom's form (arXiv 2002.02090, algorithm 3): v' = w − ηΔ; w' = v' + β(v' − v), where v starts at the model. Kept is
-/// z = v − w, which starts at zero as every state does: z ← β(z + ηΔ); change = −ηΔ − z. With a constant η both forms are the
-/// same walk; they differ where η changes, because z remembers steps and u outer gradients.
+/// FedMom's form (arXiv 2002.02090, algorithm 3): v' = w − ηΔ; w' = v' + β(v' − v), where v starts at the model. Kept
+/// is z = v − w, which starts at zero as every state does: z ← β(z + ηΔ); change = −ηΔ − z. With a constant η both
+/// forms are the same walk; they differ where η changes, because z remembers steps and u outer gradients.
 struct NesterovOptions {
   enum class Form : std::uint8_t { kPyTorch, kFedMom };
   double learning_rate = 0.7;  ///< η > 0
@@ -94,12 +94,12 @@ Part yogi(AdamOptions options = {.learning_rate = 0.01});
 
 /// A piece of a fragment for one outer step. All pointers are to `count` values; none overlap.
 struct OuterBlock {
-  std::uint64_t step = 1;          ///< which exchange of this fragment this is: 1, 2, …; state is zeros at 1
+  std::uint64_t step = 1;  ///< which exchange of this fragment this is: 1, 2, …; state is zeros at 1
   std::size_t count = 0;
-  const float* delta = nullptr;    ///< the outer gradient
-  const float* base = nullptr;     ///< the fragment's values before the step
-  std::span<float* const> state;   ///< one pointer a state vector, in the order of `state_vectors`; updated in place
-  float* change = nullptr;         ///< written: new − base, before any encoding
+  const float* delta = nullptr;   ///< the outer gradient
+  const float* base = nullptr;    ///< the fragment's values before the step
+  std::span<float* const> state;  ///< one pointer a state vector, in the order of `state_vectors`; updated in place
+  float* change = nullptr;        ///< written: new − base, before any encoding
 };
 
 /// An outer optimizer, ready to use. Pure; `step` may run on several threads at once, on different blocks.

@@ -48,9 +48,8 @@ HWY_ATTR void for_each_vector(const OuterBlock& block, const Formula& formula) {
 
 void sgd(const OuterBlock& block, double learning_rate) {
   const VecD rate = hn::Set(Doubles(), -learning_rate);
-  for_each_vector<0>(block, [&](const float* delta, float*, float*, float* change) HWY_ATTR {
-    store(hn::Mul(rate, load(delta)), change);
-  });
+  for_each_vector<0>(block, [&](const float* delta, float*, float*, float* change)
+                                HWY_ATTR { store(hn::Mul(rate, load(delta)), change); });
 }
 
 void momentum(const OuterBlock& block, double learning_rate, double beta) {
@@ -133,7 +132,8 @@ void adagrad(const OuterBlock& block, double learning_rate, double tau, const do
 // What a step of Adam or Yogi divides the moments by: 1 − βᵗ, or 1 without bias correction.
 using Corrections = std::array<double, 2>;
 
-// `initial` is the second moment before a first step; without one, the state holds it. `second_moment(v, Δ²)` is the new one.
+// `initial` is the second moment before a first step; without one, the state holds it. `second_moment(v, Δ²)` is the
+// new one.
 template <typename SecondMoment>
 HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections,
                        const double* initial, const SecondMoment& second_moment) {
@@ -159,9 +159,8 @@ HWY_ATTR void adaptive(const OuterBlock& block, const AdamOptions& options, cons
 void adam(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections, const double* initial) {
   const VecD beta2 = hn::Set(Doubles(), options.beta2);
   const VecD rest2 = hn::Set(Doubles(), 1.0 - options.beta2);
-  adaptive(block, options, corrections, initial, [&](VecD v, VecD square) HWY_ATTR {
-    return hn::Add(hn::Mul(beta2, v), hn::Mul(rest2, square));
-  });
+  adaptive(block, options, corrections, initial,
+           [&](VecD v, VecD square) HWY_ATTR { return hn::Add(hn::Mul(beta2, v), hn::Mul(rest2, square)); });
 }
 
 void yogi(const OuterBlock& block, const AdamOptions& options, const Corrections& corrections, const double* initial) {

@@ -94,7 +94,8 @@ std::vector<ParameterInfo> schedule_parameters() {
   kind.meaning = "of the learning rate, over the fragment's exchanges";
   kind.fallback = std::string(kNames[0]);
   kind.choices.assign(kNames.begin(), kNames.end());
-  return {kind, whole_number("warmup_steps", 0, 0, "exchanges of linear warm-up before the schedule"),
+  return {kind,
+          whole_number("warmup_steps", 0, 0, "exchanges of linear warm-up before the schedule"),
           whole_number("schedule_steps", 0, 0, "linear, cosine: exchanges until the end; 0: the run's `stop.rounds`"),
           fraction("final_fraction", fallback.final_fraction, false,
                    "linear, cosine: of the learning rate, at the schedule's end"),

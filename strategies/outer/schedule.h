@@ -9,13 +9,13 @@
 
 namespace skerry::strategies {
 
-/// With t = step − 1 the exchanges before this one, the learning rate is multiplied by (t + 1) / warmup_steps while t <
-/// warmup_steps, and after that by
+/// With t = step − 1 the exchanges before this one, f = final_fraction and g = (t − warmup_steps) / (schedule_steps −
+/// warmup_steps), at most 1, the learning rate is multiplied by (t + 1) / warmup_steps while t < warmup_steps, then by
 ///
 ///   constant       1
-///   linear         f + (1 − f)(1 − g)             f = final_fraction, g = (t − warmup_steps) / (schedule_steps − warmup_steps),
-///   cosine         f + (1 − f)(1 + cos πg) / 2    at most 1: the same as a trainer's schedule (docs/trainer-protocol.md)
-///   inverse_sqrt   √(w / (t + 1))                 w = warmup_steps, or 1
+///   linear         f + (1 − f)(1 − g)            both as in a trainer's schedule (docs/trainer-protocol.md)
+///   cosine         f + (1 − f)(1 + cos πg) / 2
+///   inverse_sqrt   √(w / (t + 1)), w = warmup_steps or 1
 ///   step           step_factor^⌊(t − warmup_steps) / step_every⌋
 struct Schedule {
   enum class Kind : std::uint8_t { kConstant, kLinear, kCosine, kInverseSqrt, kStep };

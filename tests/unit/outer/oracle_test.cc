@@ -35,9 +35,7 @@ std::string as_json(const Part& part) {
 
 constexpr const char* kPython = "/usr/bin/python3";
 
-bool have_numpy() {
-  return std::system((std::string(kPython) + " -c 'import numpy' 2>/dev/null").c_str()) == 0;
-}
+bool have_numpy() { return std::system((std::string(kPython) + " -c 'import numpy' 2>/dev/null").c_str()) == 0; }
 
 /// The model after each step, as the oracle walks.
 std::vector<double> oracle(const Part& part, const std::vector<float>& gradients) {
@@ -115,7 +113,8 @@ TEST_CASE("every optimizer walks as the oracle does in float64") {
       for (std::size_t i = 0; i < kCount; ++i) {
         const double expected = oracle_change(models, step, i);
         scale[i] = std::max(scale[i], std::abs(expected));
-        INFO(as_json(*resolved) << " step " << step + 1 << " value " << i << ": " << change[i] << ", oracle " << expected);
+        INFO(as_json(*resolved) << " step " << step + 1 << " value " << i << ": " << change[i] << ", oracle "
+                                << expected);
         REQUIRE(std::abs(change[i] - expected) <= 1e-6 * scale[i]);
       }
     }

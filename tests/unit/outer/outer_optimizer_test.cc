@@ -187,9 +187,7 @@ TEST_CASE("every optimizer moves the model towards what came back") {
 TEST_CASE("yogi's second moment falls where squares fall, by no more than the newest square") {
   // β₂ = 0.5, Δ = 4: v = 8. Δ = 2: v = 8 − 0.5·4 = 6 (Adam: 6). Δ = 0: v = 6 (Adam: 3). Δ = 3: v = 6 + 0.5·9 = 10.5.
   Walker walker(yogi({.learning_rate = 1, .beta1 = 0, .beta2 = 0.5, .epsilon = 1}), {0.0f});
-  const struct {
-    float gradient, second_moment;
-  } table[] = {{4, 8}, {2, 6}, {0, 6}, {3, 10.5f}};
+  const struct { float gradient, second_moment; } table[] = {{4, 8}, {2, 6}, {0, 6}, {3, 10.5f}};
   for (const auto& row : table) {
     const auto change = walker.step({row.gradient});
     CHECK(walker.state[1][0] == row.second_moment);

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include <catch2/catch.hpp>
 #include <hwy/targets.h>
+#include <catch2/catch.hpp>
 
 #include "strategies/outer/outer_optimizer.h"
 

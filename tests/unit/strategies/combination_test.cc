@@ -85,12 +85,14 @@ TEST_CASE("a rule that needs more updates than an exchange must have is refused 
   rule.needs.minimum_updates = 5;
   rule.needs.because = "n >= 2f + 3 with f = 1";
   CHECK(check_needs(rule, {.fewest_updates = 5}).ok());
-  CHECK(check_needs(rule, {.fewest_updates = 4}).error().message ==
-        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
-        "4: raise participation.quorum");
-  CHECK(check_needs(rule, {.asynchronous = true, .fewest_updates = 4}).error().message ==
-        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
-        "4: raise participation.buffer");
+  CHECK(
+      check_needs(rule, {.fewest_updates = 4}).error().message ==
+      "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+      "4: raise participation.quorum");
+  CHECK(
+      check_needs(rule, {.asynchronous = true, .fewest_updates = 4}).error().message ==
+      "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+      "4: raise participation.buffer");
 }
 
 TEST_CASE("a rule that takes fewer updates than an exchange has is refused") {
@@ -124,18 +126,21 @@ TEST_CASE("a rule that needs the loss before training is refused where trainers 
 }
 
 TEST_CASE("krum's and bulyan's counts are held against the quorum, and against the buffer") {
-  CHECK(refusal("krum", "[participation]\nquorum = 4\n") ==
-        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
-        "4: raise participation.quorum");
-  CHECK(refusal("multikrum", "[aggregation]\nbyzantine = 2\n") ==
-        "aggregation.rule multi_krum needs at least 7 updates (n >= 2f + 3 with f = 2), but an exchange may be committed "
-        "with 5: raise participation.quorum");
+  CHECK(
+      refusal("krum", "[participation]\nquorum = 4\n") ==
+      "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+      "4: raise participation.quorum");
+  CHECK(
+      refusal("multikrum", "[aggregation]\nbyzantine = 2\n") ==
+      "aggregation.rule multi_krum needs at least 7 updates (n >= 2f + 3 with f = 2), but an exchange may be committed "
+      "with 5: raise participation.quorum");
   CHECK(refusal("bulyan", "[aggregation]\nbyzantine = 3\n[participation]\nquorum = 14\n") ==
         "aggregation.rule bulyan needs at least 15 updates (n >= 4f + 3 with f = 3), but an exchange may be committed "
         "with 14: raise participation.quorum");
-  CHECK(refusal("krum", "[participation]\nmode = \"asynchronous\"\nbuffer = 3\n") ==
-        "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
-        "3: raise participation.buffer");
+  CHECK(
+      refusal("krum", "[participation]\nmode = \"asynchronous\"\nbuffer = 3\n") ==
+      "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+      "3: raise participation.buffer");
   CHECK(refusal("krum", "[aggregation]\nbyzantine = 0\n[participation]\nquorum = 3\n") == "");
 }
 

@@ -20,10 +20,9 @@ TEST_CASE("a rule's needs are said in phrases") {
   rule.needs.because = "n >= 2f + 3 with f = 1";
   rule.needs.metrics = {"start_loss"};
   rule.state_vectors = {"center"};
-  CHECK(needs_of(rule) == std::vector<std::string>{"single updates (not with secure sums)",
-                                                   "at least 5 updates (n >= 2f + 3 with f = 1)",
-                                                   "the metric `start_loss` of every node",
-                                                   "room for `center`, as large as the model"});
+  CHECK(needs_of(rule) ==
+        std::vector<std::string>{"single updates (not with secure sums)", "at least 5 updates (n >= 2f + 3 with f = 1)",
+                                 "the metric `start_loss` of every node", "room for `center`, as large as the model"});
 }
 
 TEST_CASE("every rule of the catalogue can be made from its defaults") {
