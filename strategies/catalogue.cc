@@ -138,11 +138,4 @@ Part aggregation_part(const RunSpec& spec) { return {spec.aggregation.name, spec
 
 Part outer_part(const RunSpec& spec) { return {spec.outer.name, spec.outer.parameters}; }
 
-double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps) {
-  const auto found = spec.aggregation.parameters.find("weights");
-  const auto* weights = found == spec.aggregation.parameters.end() ? nullptr : std::get_if<std::string>(&found->second);
-  if (weights == nullptr || *weights == "uniform") return 1;
-  return static_cast<double>(*weights == "tokens" ? tokens : *weights == "steps" ? steps : examples);
-}
-
 }  // namespace skerry::strategies

@@ -19,8 +19,4 @@ SpecCatalogue spec_catalogue(const RuleCatalogue& rules);
 Part aggregation_part(const RunSpec& spec);
 Part outer_part(const RunSpec& spec);
 
-/// What an update with these numbers weighs under the spec's aggregation, before its factor: examples, tokens, steps
-/// or 1. A rule without weights counts every update 1.
-double update_weight(const RunSpec& spec, std::uint64_t examples, std::uint64_t tokens, std::uint64_t steps);
-
 }  // namespace skerry::strategies

@@ -7,7 +7,7 @@
 
 #include "common/crypto/content_id.h"
 #include "common/os/random.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 #include "tests/support/manual_clock.h"
 #include "tests/support/temp_dir.h"
 

@@ -6,7 +6,7 @@
 #include "common/model/fragment_file.h"
 #include "common/model/initialise.h"
 #include "common/tensor/safetensors.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
 #include "tests/support/temp_dir.h"
 
 namespace skerry::server {
