@@ -1,6 +1,8 @@
 #!/bin/sh
 # Runs the benchmarks by name and compares each with its target and its baseline: tests/bench/run.sh [NAME…] [--json FILE]
 #
+#        tests/bench/run.sh robustness [--json FILE] [--seeds N]    every rule × every attack, into docs/robustness.md
+#
 #   --with-build   also times a clean build (half an hour)
 #   --repeat N     a figure is the median of N values (default 3)
 #   --no-build     measures what is built, without looking whether it is up to date
@@ -15,11 +17,20 @@ for word in "$@"; do
   shift
   if [ "$word" = --no-build ]; then compile=no; else set -- "$@" "$word"; fi
 done
-case " $* " in *" --help "*|*" -h "*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case " $* " in *" --help "*|*" -h "*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+
+if [ "${1:-}" = robustness ]; then
+  shift
+  if [ "$compile" = yes ]; then
+    [ -f "$build/build.ninja" ] || cmake --preset release -S "$source" -B "$build" >&2
+    ninja -C "$build" skerry-sim >&2
+  fi
+  exec "$source/tests/bench/robustness.py" --programs "$build/bin" --markdown "$source/docs/robustness.md" "$@"
+fi
 
 if [ "$compile" = yes ]; then
   [ -f "$build/build.ninja" ] || cmake --preset release -S "$source" -B "$build" >&2
-  targets="skerry-server skerry-client skerry-bench"
+  targets="skerry-server skerry-client skerry-bench skerry_aggregate_bench"
   if grep -q '^SKERRY_TRAINER:BOOL=ON' "$build/CMakeCache.txt"; then targets="$targets skerry-trainer"; fi
   ninja -C "$build" $targets >&2
 fi

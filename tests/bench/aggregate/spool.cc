@@ -1,6 +1,7 @@
 #include "tests/bench/aggregate/spool.h"
 
 #include <hwy/highway.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -59,6 +60,20 @@ double seconds_of(const std::function<void()>& body) {
   const auto start = std::chrono::steady_clock::now();
   body();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double cpu_seconds_of(const std::function<void()>& body) {
+  const auto used = [] {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+    };
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  };
+  const double before = used();
+  body();
+  return used() - before;
 }
 
 double median(std::vector<double> values) {

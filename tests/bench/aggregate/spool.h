@@ -21,6 +21,7 @@ struct Settings {
   std::optional<std::size_t> updates;
   unsigned threads = 0;
   unsigned repeat = 5;
+  bool cpu_time = false;  ///< rates are told by CPU time on `threads` cores instead of by the clock
   std::string directory;
 };
 
@@ -34,6 +35,8 @@ T must(Result<T> result) {
 void must(const Result<void>& result);
 
 double seconds_of(const std::function<void()>& body);
+/// The CPU time of all threads: what can be measured while others use the machine.
+double cpu_seconds_of(const std::function<void()>& body);
 double median(std::vector<double> values);
 
 /// One figure: a value, what it is compared to in this run, and what it must reach.

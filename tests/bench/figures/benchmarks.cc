@@ -37,7 +37,7 @@ std::string spec_of(const RunShape& shape) {
 }
 
 std::vector<Benchmark> benchmarks() {
-  return {
+  std::vector<Benchmark> all = {
       {"small_rounds", false, small_rounds},
       {"small_rounds_fleet", false, small_rounds_fleet},
       {"wide_round", false, wide_round},
@@ -48,6 +48,11 @@ std::vector<Benchmark> benchmarks() {
       {"idle", false, idle},
       {"clean_build", true, clean_build},
   };
+  for (const std::string row : {"agg_mean", "agg_commit", "agg_small", "agg_median", "agg_trimmed", "agg_krum", "agg_bulyan",
+                                "agg_mean_int8", "agg_plugin", "agg_beyond_memory"}) {
+    all.push_back({row, row == "agg_beyond_memory", [row](BenchmarkContext& context) { return aggregation(context, row); }});
+  }
+  return all;
 }
 
 }  // namespace skerry::bench

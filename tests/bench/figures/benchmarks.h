@@ -41,6 +41,8 @@ Figures cargo_durable(BenchmarkContext& context);
 // machine.cc
 Figures idle(BenchmarkContext& context);
 Figures clean_build(BenchmarkContext& context);
+// aggregate.cc
+Figures aggregation(BenchmarkContext& context, const std::string& row);
 
 /// A run spec for the fleet: `fedavg`, so many nodes in every round, no evaluation.
 struct RunShape {
