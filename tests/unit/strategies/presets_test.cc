@@ -37,6 +37,18 @@ TEST_CASE("every preset's minimal run spec is one that its parts can carry out")
     CHECK(outer_part(spec).name == one.outer.name);
     const auto possible = check_combination(spec);
     if (!possible.ok()) FAIL(one.name << ": " << possible.error().message);
+    CHECK(combination_notes(spec).empty());
+  }
+}
+
+TEST_CASE("every preset's resolved document reads back to the same run") {
+  for (const auto& one : presets()) {
+    const RunSpec spec = spec_of(minimal_run_spec(one));
+    const auto again = parse_resolved_spec(spec.canonical_json);
+    if (!again.ok()) FAIL(one.name << ": " << again.error().message);
+    CHECK(again->hash == spec.hash);
+    CHECK(again->aggregation == spec.aggregation);
+    CHECK(again->outer == spec.outer);
   }
 }
 
