@@ -35,7 +35,8 @@ class Engine {
 
   virtual ~Engine() = default;
 
-  /// Fragment after fragment, each as its file holds it, where fragment_offsets() says. Change them freely between calls.
+  /// Fragment after fragment, each as its file holds it, where fragment_offsets() says. Change them freely between
+  /// calls.
   virtual std::span<float> parameters() = 0;
   /// As of the latest compute_gradient, same order; zeros for frozen tensors.
   virtual std::span<float> gradient() = 0;
@@ -54,9 +55,9 @@ class Engine {
   virtual Result<std::vector<float>> outputs(const Batch& batch) = 0;
 };
 
-/// Where each fragment begins in Engine::parameters(), in elements, in the order of layout.fragments: the exchanged ones,
-/// then the personal one, then the frozen one, so that what is trained is one piece. For a control fragment, which is no
-/// part of the model: where its twin begins.
+/// Where each fragment begins in Engine::parameters(), in elements, in the order of layout.fragments: the exchanged
+/// ones, then the personal one, then the frozen one, so that what is trained is one piece. For a control fragment,
+/// which is no part of the model: where its twin begins.
 std::vector<std::uint64_t> fragment_offsets(const ModelLayout& layout);
 
 }  // namespace skerry::trainer

@@ -1,4 +1,5 @@
-// What a client's objective adds to the gradient: FedProx's pull towards the received model, SCAFFOLD's control variates.
+// What a client's objective adds to the gradient: FedProx's pull towards the received model, SCAFFOLD's control
+// variates.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +36,8 @@ void begin_task(ObjectiveState& state, std::string_view counted);
 void add_objective(const ObjectiveOptions& options, const ObjectiveState& state, std::span<const float> parameters,
                    std::span<float> gradient);
 
-/// The task has ended with these parameters y. SCAFFOLD's option II: c_i⁺ = c_i − c + (x − y)/Ση, and the update carries
-/// c + (c_i⁺ − c_i), which is (x − y)/Ση. (η is the learning rate of each step; where it is constant, Ση = Kη.)
+/// The task has ended with these parameters y. SCAFFOLD's option II: c_i⁺ = c_i − c + (x − y)/Ση, and the update
+/// carries c + (c_i⁺ − c_i), which is (x − y)/Ση. (η is the learning rate of each step; where it is constant, Ση = Kη.)
 void end_task(const ObjectiveOptions& options, ObjectiveState& state, const std::string& task,
               std::span<const float> parameters);
 

@@ -73,10 +73,10 @@ Result<ScheduleOptions> parse_schedule(const json& object) {
 
 // `steps` and `epochs` are repeated by every task.
 constexpr std::string_view kMembers[] = {
-    "batch",         "beta1",         "beta2",          "clip_norm",    "control_variates", "epochs",
-    "epsilon",       "final_fraction", "learning_rate", "loss",         "momentum",         "nesterov",
-    "optimizer",     "optimizer_state", "proximal",     "schedule",     "schedule_steps",   "start_loss",
-    "steps",         "warmup_steps",  "weight_decay"};
+    "batch",     "beta1",           "beta2",         "clip_norm", "control_variates", "epochs",
+    "epsilon",   "final_fraction",  "learning_rate", "loss",      "momentum",         "nesterov",
+    "optimizer", "optimizer_state", "proximal",      "schedule",  "schedule_steps",   "start_loss",
+    "steps",     "warmup_steps",    "weight_decay"};
 
 Result<ObjectiveOptions> parse_objective(const json& object, const OptimizerOptions& optimizer) {
   ObjectiveOptions options;

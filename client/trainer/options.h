@@ -49,8 +49,8 @@ struct TrainingOptions {
 };
 
 /// Reads a training section; members left out have the defaults of docs/trainer-protocol.md.
-/// INVALID_ARGUMENT "training: …" naming the member, its value and what is allowed; also for an unknown one, because it may
-/// change what is to be learned.
+/// INVALID_ARGUMENT "training: …" naming the member, its value and what is allowed; also for an unknown one, because it
+/// may change what is to be learned.
 Result<TrainingOptions> parse_training(std::string_view section);
 
 /// The rate of step `step`, counted from 0 over the whole run: the warm-up rises as (step + 1) / warmup_steps of the

@@ -32,7 +32,8 @@ std::uint64_t context_of(const json& model) {
 }  // namespace
 
 static Error lacks_frozen() {
-  return failed_precondition("the frozen tensors were never read; name fragment \"frozen\" in the first task after open");
+  return failed_precondition(
+      "the frozen tensors were never read; name fragment \"frozen\" in the first task after open");
 }
 
 Result<void> Session::read_frozen(const std::map<std::string, FragmentSource>& read) {

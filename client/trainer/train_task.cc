@@ -47,12 +47,14 @@ Result<void> Session::check_train(const TrainRequest& request, std::uint64_t ste
   const auto exchanged = [&](const std::string& fragment) -> Result<void> {
     SKERRY_ASSIGN(const FragmentRole role, known(fragment));
     if (role == FragmentRole::kExchanged && !open_->training.objective.control_variates) return {};
-    return invalid_argument("fragment \"" + fragment + "\" cannot be emitted and merged: " +
-                            (role == FragmentRole::kExchanged ? "control variates need whole tasks" : "it is not exchanged"));
+    return invalid_argument(
+        "fragment \"" + fragment + "\" cannot be emitted and merged: " +
+        (role == FragmentRole::kExchanged ? "control variates need whole tasks" : "it is not exchanged"));
   };
   for (const auto& [fragment, path] : request.write) {
     SKERRY_ASSIGN(const FragmentRole role, known(fragment));
-    if (role == FragmentRole::kFrozen) return invalid_argument("fragment \"" + fragment + "\" is frozen, it is not written");
+    if (role == FragmentRole::kFrozen)
+      return invalid_argument("fragment \"" + fragment + "\" is frozen, it is not written");
   }
   for (const EmitPlan& emit : request.emit) {
     SKERRY_TRY(exchanged(emit.fragment));

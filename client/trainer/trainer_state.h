@@ -40,8 +40,8 @@ class TrainerState {
   /// One fragment's part of the model's vector, or of the control variates. NOT_FOUND naming the fragments there are.
   Result<std::span<float>> fragment(const std::string& name);
 
-  /// Takes the fragment's tensors from a file, for as long as they are put back. Errors: those of FragmentFile, values that
-  /// are not finite, and a personal fragment.
+  /// Takes the fragment's tensors from a file, for as long as they are put back. Errors: those of FragmentFile, values
+  /// that are not finite, and a personal fragment.
   Result<void> borrow_fragment(const std::string& name, const std::string& path);
 
   /// The same to train on them: they are the received ones, which the objective looks back to.

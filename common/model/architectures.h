@@ -35,8 +35,9 @@ struct CutPlan {
   bool control = false;
 };
 
-/// Gives every tensor its role and cuts the layers, as far as they are exchanged, into fragments. INVALID_ARGUMENT where
-/// a pattern fits no tensor, a tensor has two roles, nothing is exchanged, or there are fewer layers than fragments.
+/// Gives every tensor its role and cuts the layers, as far as they are exchanged, into fragments. INVALID_ARGUMENT
+/// where a pattern fits no tensor, a tensor has two roles, nothing is exchanged, or there are fewer layers than
+/// fragments.
 Result<ModelLayout> assemble_layout(std::string architecture, std::vector<LayerPlan> layers, const CutPlan& cut);
 
 }  // namespace skerry

@@ -59,7 +59,8 @@ Result<FragmentFile> FragmentFile::open(const std::string& path, const ModelLayo
   if (file.file_.tensors().size() != found->tensors.size()) {
     for (const TensorEntry& entry : file.file_.tensors()) {
       const auto& own = found->tensors;
-      if (std::none_of(own.begin(), own.end(), [&](std::size_t index) { return layout.tensors[index].name == entry.name; }))
+      if (std::none_of(own.begin(), own.end(),
+                       [&](std::size_t index) { return layout.tensors[index].name == entry.name; }))
         return invalid_argument(path + ": tensor " + quoted_name(entry.name) + " does not belong to fragment " +
                                 quoted_name(fragment));
     }

@@ -77,9 +77,11 @@ Result<FragmentRole> role_of(const CutPlan& cut, const std::string& tensor) {
   const std::string* frozen = fitting(cut.frozen, tensor);
   const std::string* only = fitting(cut.only, tensor);
   if (personal != nullptr && frozen != nullptr)
-    return misfit("frozen", *frozen, "makes tensor " + quoted_name(tensor) + " frozen, but model.personal makes it personal");
+    return misfit("frozen", *frozen,
+                  "makes tensor " + quoted_name(tensor) + " frozen, but model.personal makes it personal");
   if (personal != nullptr && only != nullptr)
-    return misfit("only", *only, "has tensor " + quoted_name(tensor) + " exchanged, but model.personal makes it personal");
+    return misfit("only", *only,
+                  "has tensor " + quoted_name(tensor) + " exchanged, but model.personal makes it personal");
   if (personal != nullptr) return FragmentRole::kPersonal;
   return frozen != nullptr || (!cut.only.empty() && only == nullptr) ? FragmentRole::kFrozen : FragmentRole::kExchanged;
 }
@@ -160,7 +162,9 @@ Result<ModelLayout> assemble_layout(std::string architecture, std::vector<LayerP
     for (TensorLayout& tensor : layer.tensors) {
       const FragmentRole role = roles[layout.tensors.size()];
       exchanged = exchanged || role == FragmentRole::kExchanged;
-      tensor.fragment = role == FragmentRole::kExchanged ? placed[next] : role == FragmentRole::kFrozen ? frozen : personal;
+      tensor.fragment = role == FragmentRole::kExchanged ? placed[next]
+                        : role == FragmentRole::kFrozen  ? frozen
+                                                         : personal;
       FragmentLayout& fragment = layout.fragments[tensor.fragment];
       tensor.offset = fragment.elements;
       fragment.elements += tensor.elements;

@@ -59,7 +59,7 @@ struct FragmentLayout {
 
 struct ModelLayout {
   std::string architecture;
-  std::vector<TensorLayout> tensors;  ///< in model order
+  std::vector<TensorLayout> tensors;      ///< in model order
   std::vector<FragmentLayout> fragments;  ///< exchanged, then control, then frozen, then personal
   std::uint64_t parameters = 0;           ///< elements of all tensors together
 

@@ -78,7 +78,8 @@ TEST_CASE("personal tensors differ from node to node and never leave, frozen one
   run.rounds = 6;
   const std::string id = federation.submit(run);
   const json detail = federation.wait_for_status(id, "completed");
-  for (const char* node : {"alder", "birch"}) CHECK(Federation::number(Federation::participant(detail, node).at("counted")) == 6);
+  for (const char* node : {"alder", "birch"})
+    CHECK(Federation::number(Federation::participant(detail, node).at("counted")) == 6);
   const auto losses = federation.metric_rows(id, "evaluation", "loss");
   REQUIRE(losses.size() >= 2);
   CHECK(losses.back() < losses.front());
@@ -112,8 +113,8 @@ TEST_CASE("SCAFFOLD finds the optimum of nodes that disagree, where FedAvg's man
   flat.path = parabola(federation, "flat", 0.5, -1);
   federation.add_node("steep", steep);
   federation.add_node("flat", flat);
-  // The mean of 2.25 (w - 3)^2 and 0.25 (w + 1)^2 has its minimum at 2.6. FedAvg comes to rest where the nodes' 20 steps
-  // cancel out: between 3 and -1, weighed by how near to its own minimum each comes.
+  // The mean of 2.25 (w - 3)^2 and 0.25 (w + 1)^2 has its minimum at 2.6. FedAvg comes to rest where the nodes' 20
+  // steps cancel out: between 3 and -1, weighed by how near to its own minimum each comes.
   const double rest_steep = std::pow(0.55, 20), rest_flat = std::pow(0.95, 20);
   const double biased = (3 * (1 - rest_steep) - (1 - rest_flat)) / (2 - rest_steep - rest_flat);
 

@@ -1,5 +1,5 @@
-// Rounds of FedProx, SCAFFOLD, FedPer and frozen tensors through real trainers, against tests/oracle/objectives.py, which
-// walks in float64 from the papers' formulas. This test is the coordinator.
+// Rounds of FedProx, SCAFFOLD, FedPer and frozen tensors through real trainers, against tests/oracle/objectives.py,
+// which walks in float64 from the papers' formulas. This test is the coordinator.
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -116,7 +116,8 @@ class Rounds {
 
   json task(Client& client) {
     client.latest = "t-" + std::to_string(number_);
-    json line = {{"type", "train"}, {"task", client.latest}, {"steps", steps_}, {"seed", 3}, {"counted", client.counted}};
+    json line = {
+        {"type", "train"}, {"task", client.latest}, {"steps", steps_}, {"seed", 3}, {"counted", client.counted}};
     const auto fragment = [&](const char* name, const char* file, const std::vector<double>& values) {
       put_fragment(client.world.work(file), layout_, {values.begin(), values.end()}, name);
       line["read"][name] = {{"path", client.world.work(file)}, {"version", number_}};
@@ -157,7 +158,9 @@ void check_against_oracle(const Method& method, int steps, const std::vector<std
                          {"mu", method.training.value("proximal", 0.0)},
                          {"scaffold", method.training.value("control_variates", false)},
                          {"counted", counted}};
-  const auto answer = run_program({"/usr/bin/python3", std::string(source != nullptr ? source : ".") + "/tests/oracle/objectives.py", question.dump()});
+  const auto answer =
+      run_program({"/usr/bin/python3", std::string(source != nullptr ? source : ".") + "/tests/oracle/objectives.py",
+                   question.dump()});
   REQUIRE(answer.ok());
   const json expected = json::parse(answer.out);
   Rounds rounds(method, steps);
@@ -259,7 +262,8 @@ TEST_CASE("the loss at the start is that of the received model, over the whole t
   const auto loss_at = [&](const std::vector<double>& w) {
     double sum = 0;
     for (const json& row : table(1)) {
-      const double error = row[0][0].get<double>() * w[0] + row[0][1].get<double>() * w[1] + w[2] - row[1].get<double>();
+      const double error =
+          row[0][0].get<double>() * w[0] + row[0][1].get<double>() * w[1] + w[2] - row[1].get<double>();
       sum += error * error;
     }
     return sum / kRows;
@@ -281,6 +285,7 @@ TEST_CASE("a trainer refuses an objective that it does not know or cannot follow
     return answer["message"].get<std::string>();
   };
   CHECK_THAT(refusal({{"proximality", 1}}, json::object()), Catch::Contains("\"proximality\" is not known"));
-  CHECK_THAT(refusal({{"control_variates", true}, {"momentum", 0.9}}, {{"control", true}}), Catch::Contains("momentum"));
+  CHECK_THAT(refusal({{"control_variates", true}, {"momentum", 0.9}}, {{"control", true}}),
+             Catch::Contains("momentum"));
   CHECK_THAT(refusal({{"control_variates", true}}, json::object()), Catch::Contains("differ"));
 }

@@ -232,7 +232,9 @@ TEST_CASE("objectives that cannot work are refused with what they need") {
 }
 
 TEST_CASE("ways of taking part that cannot work together are refused with the reason") {
-  const auto refused = [](const std::string& participation) { return error_of(kSmall + "[participation]\n" + participation); };
+  const auto refused = [](const std::string& participation) {
+    return error_of(kSmall + "[participation]\n" + participation);
+  };
   CHECK(refused("over_selection = 1.3\n") ==
         "run spec line 16: participation.over_selection is 1.3, but every ready node is invited: set cohort_size or "
         "cohort_fraction");

@@ -154,16 +154,17 @@ TEST_CASE("a control fragment is the twin of an exchanged one: its tensors, zero
 
 TEST_CASE("roles that cannot be are refused with the pattern and the tensor") {
   const auto refused = [](const std::string& roles) {
-    const auto layout =
-        build_layout(nlohmann::json::parse(R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4],)" + roles + "}"));
+    const auto layout = build_layout(
+        nlohmann::json::parse(R"({"architecture":"mlp","inputs":3,"outputs":2,"hidden":[4],)" + roles + "}"));
     return layout.ok() ? "no error" : layout.error().message;
   };
-  CHECK(refused(R"("personal":["layer.0.*"])") ==
-        "model.personal: pattern \"layer.0.*\" fits no tensor of the model");
+  CHECK(refused(R"("personal":["layer.0.*"])") == "model.personal: pattern \"layer.0.*\" fits no tensor of the model");
   CHECK(refused(R"("personal":["*.bias"],"frozen":["layers.0.*"])") ==
-        "model.frozen: pattern \"layers.0.*\" makes tensor \"layers.0.bias\" frozen, but model.personal makes it personal");
+        "model.frozen: pattern \"layers.0.*\" makes tensor \"layers.0.bias\" frozen, but model.personal makes it "
+        "personal");
   CHECK(refused(R"("personal":["*.bias"],"only":["layers.0.*"])") ==
-        "model.only: pattern \"layers.0.*\" has tensor \"layers.0.bias\" exchanged, but model.personal makes it personal");
+        "model.only: pattern \"layers.0.*\" has tensor \"layers.0.bias\" exchanged, but model.personal makes it "
+        "personal");
   CHECK(refused(R"("frozen":["*.bias"],"only":["layers.0.*"])") ==
         "model.only and model.frozen are both given; what model.only leaves out is frozen already");
   CHECK(refused(R"("personal":["*"])") == "model.personal and model.frozen leave no tensor to exchange");

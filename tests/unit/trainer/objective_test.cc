@@ -1,4 +1,5 @@
-// The objectives' terms against values worked out by hand. (Whole rounds: tests/integration/trainer/objectives_test.cc.)
+// The objectives' terms against values worked out by hand. (Whole rounds:
+// tests/integration/trainer/objectives_test.cc.)
 #include <catch2/catch.hpp>
 
 #include "client/trainer/objective.h"
@@ -45,7 +46,7 @@ TEST_CASE("SCAFFOLD adds c - c_i, and sends (x - y) / K eta in the place of c") 
   CHECK(gradient == std::vector<float>{3, -2});
   state.rates = 0.5;  // two steps of 0.25
   end_task(scaffold(), state, "t-1", std::vector<float>{0, 3});
-  CHECK(state.control == std::vector<float>{2, -4});       // c + (c_i+ - c_i)
+  CHECK(state.control == std::vector<float>{2, -4});        // c + (c_i+ - c_i)
   CHECK(state.next_control == std::vector<float>{-1, -2});  // c_i - c + (x - y) / K eta
   CHECK(state.own_control == std::vector<float>{1, 2});
 }
