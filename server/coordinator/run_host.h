@@ -150,10 +150,21 @@ class RunHost {
   Instant now() const { return static_cast<Instant>(services_.clock.monotonic_ms()); }
   std::int64_t unix_now() const { return static_cast<std::int64_t>(services_.clock.unix_ms()); }
 
+  struct Figures {
+    Counter& accepted;
+    Counter& discarded;
+    Counter& counted;
+    Counter& exchanges;
+    Counter& voids;
+    Histogram& reduce_seconds;
+  };
+  static Figures figures_of(const std::string& run_id, Metrics& metrics);
+
   RunServices& services_;
   RunRecord record_;
   RunPlan plan_;
   RunMachine machine_;
+  Figures figures_;
 
   std::deque<Event> events_;  // waiting for the one that is being handled
   bool handling_ = false;
