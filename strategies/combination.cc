@@ -28,12 +28,14 @@ Result<void> check_counts(const Needs& needs, const Surroundings& offered, const
     return invalid_argument(who + " needs at least " + std::to_string(needs.minimum_updates) + " updates" +
                             (needs.because.empty() ? "" : " (" + needs.because + ")") +
                             ", but an exchange may be committed with " + std::to_string(offered.fewest_updates) +
-                            ": raise participation." + (offered.asynchronous ? "buffer" : "quorum"));
-  if (needs.maximum_updates < offered.fewest_updates)
+                            (offered.groups         ? ": set participation.work to equal or dylu"
+                             : offered.asynchronous ? ": raise participation.buffer"
+                                                    : ": raise participation.quorum"));
+  if (needs.maximum_updates < offered.most_updates)
     return invalid_argument(who + " takes at most " + std::to_string(needs.maximum_updates) +
-                            " updates, but an exchange has at least " + std::to_string(offered.fewest_updates) +
-                            (offered.asynchronous ? ": lower participation.buffer"
-                                                  : ": lower participation.quorum and set participation.cohort_size"));
+                            " updates, but an exchange may have more: " +
+                            (offered.asynchronous ? "lower participation.buffer" : "set participation.cohort_size") +
+                            " to no more than that");
   return {};
 }
 
@@ -45,10 +47,11 @@ Surroundings surroundings(const RunSpec& spec) {
   out.asynchronous = participation.mode == ParticipationSpec::Mode::kAsynchronous;
   out.staggered = spec.exchange.schedule == ExchangeSpec::Schedule::kStaggered;
   out.all_clients = !out.asynchronous && participation.grace_s < 0 && participation.deadline_s == 0;
-  out.fewest_updates = static_cast<std::size_t>(out.asynchronous ? participation.buffer : participation.quorum);
-  if (participation.work == ParticipationSpec::Work::kFedCompass) out.fewest_updates = 1;
+  out.groups = participation.work == ParticipationSpec::Work::kFedCompass;
+  out.fewest_updates = out.groups ? 1 : out.asynchronous ? participation.buffer : participation.quorum;
+  if (out.asynchronous && !out.groups) out.most_updates = participation.buffer;
   if (!out.asynchronous && participation.cohort_size > 0)
-    out.most_updates = static_cast<std::size_t>(participation.cohort_size);
+    out.most_updates = invited_for(participation, participation.cohort_size);
   out.start_loss = spec.training.start_loss;
   return out;
 }

@@ -18,6 +18,7 @@ struct Surroundings {
   bool only_sums = false;          ///< the coordinator sees nothing but weighted sums
   bool all_clients = false;        ///< every invited node is waited for
   bool asynchronous = false;
+  bool groups = false;             ///< an exchange is of those who come at the same time: fedcompass
   bool staggered = false;          ///< fragments are exchanged one after another
   std::size_t fewest_updates = 1;  ///< an exchange is committed with
   std::size_t most_updates = std::numeric_limits<std::size_t>::max();

@@ -95,14 +95,19 @@ TEST_CASE("a rule that needs more updates than an exchange must have is refused 
       "4: raise participation.buffer");
 }
 
-TEST_CASE("a rule that takes fewer updates than an exchange has is refused") {
+TEST_CASE("a rule that takes fewer updates than an exchange may have is refused") {
   Rule rule;
   rule.name = "pair";
   rule.needs.maximum_updates = 2;
-  CHECK(check_needs(rule, {.fewest_updates = 2}).ok());
-  CHECK(check_needs(rule, {.fewest_updates = 3}).error().message ==
-        "aggregation.rule pair takes at most 2 updates, but an exchange has at least 3: lower participation.quorum and "
-        "set participation.cohort_size");
+  CHECK(check_needs(rule, {.most_updates = 2}).ok());
+  CHECK(
+      check_needs(rule, {}).error().message ==
+      "aggregation.rule pair takes at most 2 updates, but an exchange may have more: set participation.cohort_size to "
+      "no more than that");
+  CHECK(
+      check_needs(rule, {.asynchronous = true, .most_updates = 3}).error().message ==
+      "aggregation.rule pair takes at most 2 updates, but an exchange may have more: lower participation.buffer to no "
+      "more than that");
 }
 
 TEST_CASE("a rule that moves late updates is refused where fragments are exchanged one after another") {
@@ -141,6 +146,11 @@ TEST_CASE("krum's and bulyan's counts are held against the quorum, and against t
       refusal("krum", "[participation]\nmode = \"asynchronous\"\nbuffer = 3\n") ==
       "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
       "3: raise participation.buffer");
+  CHECK(
+      refusal("krum", "[participation]\nmode = \"asynchronous\"\nbuffer = 8\nwork = \"fedcompass\"\n",
+              "steps = 10\n") ==
+      "aggregation.rule krum needs at least 5 updates (n >= 2f + 3 with f = 1), but an exchange may be committed with "
+      "1: set participation.work to equal or dylu");
   CHECK(refusal("krum", "[aggregation]\nbyzantine = 0\n[participation]\nquorum = 3\n") == "");
 }
 
