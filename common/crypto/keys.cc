@@ -76,6 +76,12 @@ Result<PrivateKey> PrivateKey::from_pem(std::string_view pem) {
     return invalid_argument("there is no PEM private key in it, or it is encrypted or damaged");
   }
   SKERRY_TRY(require_p256(key.get()));
+  // The file holds the public half too: where one of the two was damaged, nothing it signs would be believed.
+  const std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)> context(EVP_PKEY_CTX_new(key.get(), nullptr), EVP_PKEY_CTX_free);
+  if (!context || EVP_PKEY_pairwise_check(context.get()) != 1) {
+    ERR_clear_error();
+    return data_loss("its private and public halves do not belong together: it is damaged, put it back from a backup");
+  }
   return PrivateKey(std::move(key));
 }
 

@@ -188,6 +188,13 @@ Result<TrustAnchors> TrustAnchors::from_pem(std::string_view pem) {
     anchors.roots_.push_back(certificate);
   }
   if (anchors.roots_.empty()) return invalid_argument("there is no self-signed CA certificate among the trust anchors");
+  for (const Certificate& issuing : anchors.intermediates_) {
+    const bool vouched = std::any_of(anchors.roots_.begin(), anchors.roots_.end(),
+                                     [&](const Certificate& root) { return issuing.is_signed_by(root); });
+    if (!vouched)
+      return invalid_argument("the CA certificate '" + shown(issuing.subject()) +
+                              "' is not signed by a root among the trust anchors: one of them is damaged");
+  }
   return anchors;
 }
 

@@ -78,6 +78,10 @@ struct RestoredHome {
 Result<RestoredHome> restore_backup(const std::string& backup, const std::string& home, Random& random, std::int64_t now_ms,
                                     const OnBackupProgress& progress);
 
+/// The keys and certificates of a home are whole and belong together: the CA's, the root's key where it is there, the
+/// coordinator's, the ticket key. DATA_LOSS, INVALID_ARGUMENT or NOT_FOUND naming the file.
+Result<void> check_identity(const std::string& home);
+
 /// Everything of the home of a stopped coordinator: keys and certificates that belong together, the database and its
 /// witnesses, every file. A sentence for each thing that is damaged or missing, saying what to do.
 /// FAILED_PRECONDITION while a coordinator runs; NOT_FOUND.

@@ -4,6 +4,7 @@
 
 #include "common/base/encoding_text.h"
 #include "common/crypto/random.h"
+#include "common/crypto/sha256.h"
 #include "common/identity/profile.h"
 #include "common/os/files.h"
 #include "common/sqlite/database.h"
@@ -77,6 +78,9 @@ Result<void> check_init(const InitOptions& options) {
   return {};
 }
 
+/// Finds damage of the ticket key's file.
+std::string ticket_check(std::string_view digits) { return sha256_hex(digits).substr(0, 16); }
+
 }  // namespace
 
 Result<void> init_home(const std::string& home, const InitOptions& options) {
@@ -94,7 +98,8 @@ Result<void> init_home(const std::string& home, const InitOptions& options) {
   SKERRY_TRY(write_file_atomic(home + "/server.crt", server.chain_pem, 0644));
 
   SKERRY_ASSIGN(std::string ticket_key, random_secret(kTicketKeyBytes));
-  std::string ticket_text = to_hex(ticket_key) + "\n";
+  std::string ticket_text = to_hex(ticket_key);
+  ticket_text += " " + ticket_check(ticket_text) + "\n";
   cleanse(ticket_key);
   auto written = write_file_atomic(home + "/ticket.key", ticket_text, 0600);
   cleanse(ticket_text);
@@ -244,8 +249,13 @@ Result<std::string> load_ticket_key(const std::string& home) {
   const std::string path = home + "/ticket.key";
   SKERRY_ASSIGN(std::string text, read_file(path, 1024));
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
-  auto key = from_hex(text);
+  // Keys that people wrote, and those of earlier versions, have no check behind them.
+  const std::string_view digits = std::string_view(text).substr(0, 2 * kTicketKeyBytes);
+  const std::string_view check = std::string_view(text).substr(digits.size());
+  const bool whole = check.empty() || check == " " + ticket_check(digits);
+  auto key = from_hex(digits);
   cleanse(text);
+  if (!whole) return data_loss(path + " is damaged; put it back from a backup, or remove it and write 32 new random bytes in hexadecimal");
   if (!key.ok() || key->size() != kTicketKeyBytes)
     return invalid_argument(path + " does not hold 32 bytes in hexadecimal; remove it and write new random ones");
   return key;

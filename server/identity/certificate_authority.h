@@ -7,7 +7,7 @@
 //   ca-previous/                   the CA before switch_rollover, until finish_rollover removes it with its keys
 //   ca/next/                       the coming root and issuing CA, between start_rollover and switch_rollover
 //   server.crt server.key          the coordinator's own chain and key
-//   ticket.key                     32 random bytes in hex, for cargo tickets
+//   ticket.key                     32 random bytes in hex, for cargo tickets, and 16 digits of their hex's SHA-256
 //   operator/                      the first operator's profile
 #pragma once
 

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/crypto/sha256.h"
 #include "common/os/files.h"
 
 namespace skerry::client {
@@ -62,6 +63,9 @@ Result<Catalogue> Catalogue::load(const std::string& path) {
   }
   try {
     const json document = json::parse(*text);
+    // Catalogues of earlier versions have no digest.
+    if (document.contains("digest") && document["digest"] != sha256_hex(document.at("sets").dump()))
+      return data_loss(path + " is damaged or was changed by another program; remove it and add the data sets again");
     for (const auto& item : document.at("sets")) {
       DataSet set;
       set.name = item.at("name");
@@ -89,7 +93,8 @@ Result<void> Catalogue::save() const {
     if (!set.indices.empty()) item["indices"] = set.indices;
     sets.push_back(std::move(item));
   }
-  return write_file_atomic(path_, json{{"version", 1}, {"sets", std::move(sets)}}.dump(2) + "\n", 0600);
+  const std::string digest = sha256_hex(sets.dump());
+  return write_file_atomic(path_, json{{"version", 1}, {"sets", std::move(sets)}, {"digest", digest}}.dump(2) + "\n", 0600);
 }
 
 const DataSet* Catalogue::find(std::string_view name) const {
