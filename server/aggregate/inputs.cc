@@ -9,6 +9,7 @@ namespace skerry::server {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::uint64_t kMappedAround = 2u << 20;  // the largest pages of the page cache
 
 bool aligned(const void* pointer, std::size_t alignment) {
   return reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0;
@@ -42,6 +43,11 @@ Result<Source> Source::open(const Payload& payload, std::string name) {
   source.file_.emplace(std::move(file).value());
   source.bytes_ = source.file_->bytes();
   return source;
+}
+
+void Source::drop(std::uint64_t offset, std::uint64_t length) const {
+  const std::uint64_t before = std::min(offset, kMappedAround);
+  if (file_) file_->drop(offset - before, length + before);
 }
 
 const float* Source::floats(std::uint64_t offset, std::size_t count, float* scratch) const {

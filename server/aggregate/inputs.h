@@ -54,10 +54,8 @@ class Source {
   /// DATA_LOSS if part of the file could not be read. Ask before trusting what was read.
   Result<void> check() const { return file_ ? file_->check() : Result<void>(); }
 
-  /// These bytes are done with.
-  void drop(std::uint64_t offset, std::uint64_t length) const {
-    if (file_) file_->drop(offset, length);
-  }
+  /// These bytes are done with, and those shortly before them: a fault maps pages around it, also such as were dropped.
+  void drop(std::uint64_t offset, std::uint64_t length) const;
 
  private:
   std::string name_;

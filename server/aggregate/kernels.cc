@@ -160,23 +160,29 @@ void add_int8_block_rows(const Row* rows, std::size_t row_count, const double* c
 }
 
 // Running sums in 32 lanes, whatever the width of a vector: element i goes to lane i mod 32. Four vectors of them at a time are
-// four independent chains of additions.
-double products(const float* a, const float* b, std::size_t count) {
+// four independent chains of additions. kSquares: `b` is `a`, and not read again.
+template <bool kSquares>
+HWY_ATTR double sum_products(const float* a, const float* b, std::size_t count) {
   constexpr std::size_t kLanes = 32;
   const Doubles d;
   const std::size_t lanes = hn::Lanes(d);
   alignas(64) double sums[kLanes] = {};
   const std::size_t whole = count / kLanes * kLanes;
+  const auto product = [&](std::size_t at) HWY_ATTR {
+    const VecD value = F32Row::load(a + at);
+    if constexpr (kSquares) return hn::Mul(value, value);
+    return hn::Mul(value, F32Row::load(b + at));
+  };
   for (std::size_t lane = 0; lane < kLanes; lane += 4 * lanes) {
     VecD s0 = hn::Zero(d);
     VecD s1 = hn::Zero(d);
     VecD s2 = hn::Zero(d);
     VecD s3 = hn::Zero(d);
     for (std::size_t i = lane; i < whole; i += kLanes) {
-      s0 = hn::Add(s0, hn::Mul(F32Row::load(a + i), F32Row::load(b + i)));
-      s1 = hn::Add(s1, hn::Mul(F32Row::load(a + i + lanes), F32Row::load(b + i + lanes)));
-      s2 = hn::Add(s2, hn::Mul(F32Row::load(a + i + 2 * lanes), F32Row::load(b + i + 2 * lanes)));
-      s3 = hn::Add(s3, hn::Mul(F32Row::load(a + i + 3 * lanes), F32Row::load(b + i + 3 * lanes)));
+      s0 = hn::Add(s0, product(i));
+      s1 = hn::Add(s1, product(i + lanes));
+      s2 = hn::Add(s2, product(i + 2 * lanes));
+      s3 = hn::Add(s3, product(i + 3 * lanes));
     }
     hn::StoreU(s0, d, sums + lane);
     hn::StoreU(s1, d, sums + lane + lanes);
@@ -191,6 +197,10 @@ double products(const float* a, const float* b, std::size_t count) {
   }
   return sums[0];
 }
+
+double squares(const float* a, std::size_t count) { return sum_products<true>(a, a, count); }
+
+double products(const float* a, const float* b, std::size_t count) { return sum_products<false>(a, b, count); }
 
 void add_spans(const float* a, const float* b, std::size_t count, float* out) {
   const hn::ScalableTag<float> d;
@@ -236,6 +246,7 @@ namespace skerry::server {
 HWY_EXPORT(add_f32_rows);
 HWY_EXPORT(add_bf16_rows);
 HWY_EXPORT(add_int8_block_rows);
+HWY_EXPORT(squares);
 HWY_EXPORT(products);
 HWY_EXPORT(add_spans);
 HWY_EXPORT(add_difference_of);
@@ -294,7 +305,7 @@ void add_rows(RowKind kind, std::span<const Row> rows, const double* coefficient
 }
 
 double sum_of_squares(const float* values, std::size_t count) {
-  return HWY_DYNAMIC_DISPATCH(products)(values, values, count);
+  return HWY_DYNAMIC_DISPATCH(squares)(values, count);
 }
 
 double dot(const float* a, const float* b, std::size_t count) { return HWY_DYNAMIC_DISPATCH(products)(a, b, count); }
