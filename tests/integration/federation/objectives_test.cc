@@ -74,12 +74,16 @@ TEST_CASE("personal tensors differ from node to node and never leave, frozen one
   RunText run;
   run.model = "architecture = \"mlp\"\ninputs = 4\nhidden = [16]\noutputs = 2\nactivation = \"tanh\"\n";
   run.exchange = "personal = [\"layers.1.*\"]\nfrozen = [\"layers.0.bias\"]\n";
-  run.evaluation = "every = 1\n";
-  run.rounds = 6;
+  run.evaluation = "every = 10\n";
+  run.rounds = 60;
   const std::string id = federation.submit(run);
+  federation.wait_for(id, "some rounds",
+                      [](const json& now) { return Federation::number(now.at("summary").at("round")) >= 10; });
+  federation.node("birch").kill();  // the next trainer has to read the frozen tensors anew
+  federation.node("birch").start();
   const json detail = federation.wait_for_status(id, "completed");
   for (const char* node : {"alder", "birch"})
-    CHECK(Federation::number(Federation::participant(detail, node).at("counted")) == 6);
+    CHECK(Federation::number(Federation::participant(detail, node).at("counted")) == 60);
   const auto losses = federation.metric_rows(id, "evaluation", "loss");
   REQUIRE(losses.size() >= 2);
   CHECK(losses.back() < losses.front());
