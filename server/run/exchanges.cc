@@ -119,12 +119,14 @@ void RunMachine::State::check_complete(std::uint64_t number, Instant now) {
 void RunMachine::State::check_lane(std::uint32_t lane, Instant now) {
   if (lane_collecting[lane] == 0 || lane_reducing[lane] != 0) return;
   Exchange& exchange = exchanges.at(lane_collecting[lane]);
-  if (!exchange.missing.empty() || exchange.accepted.empty()) return;
-  const auto& participation = setup.spec.participation;
-  const bool complete = participation.work == ParticipationSpec::Work::kFedCompass
-                            ? exchange.due || training == 0
-                            : exchange.accepted.size() >= participation.buffer;
-  if (complete) begin_reduce(exchange, now);
+  if (exchange.missing.empty() && has_enough(exchange)) begin_reduce(exchange, now);
+}
+
+/// Asynchronous: whether only required nodes may be missing. A FedCompass exchange without anybody at work expects no group.
+bool RunMachine::State::has_enough(const Exchange& exchange) const {
+  if (setup.spec.participation.work != ParticipationSpec::Work::kFedCompass)
+    return exchange.accepted.size() >= setup.spec.participation.buffer;
+  return !exchange.accepted.empty() && (exchange.due || training == 0);
 }
 
 void RunMachine::State::on_deadline(std::uint64_t number, Instant now) {
@@ -132,7 +134,7 @@ void RunMachine::State::on_deadline(std::uint64_t number, Instant now) {
   if (found == exchanges.end() || found->second.reducing) return;
   Exchange& exchange = found->second;
   if (satisfied(exchange)) return begin_reduce(exchange, now);
-  if (setup.spec.participation.minimum_completion > 0) return close_void(number);
+  if (setup.spec.participation.minimum_completion > 0 && accepts_work()) return close_void(number);
   exchange.deadline = now + ms(setup.spec.participation.deadline_s);
   set_timer({TimerKind::kDeadline, number, {}}, *exchange.deadline);
   touch(exchange);

@@ -171,6 +171,7 @@ struct RunMachine::State {
   bool satisfied(const Exchange& exchange) const;
   void check_complete(std::uint64_t number, Instant now);
   void check_lane(std::uint32_t lane, Instant now);
+  bool has_enough(const Exchange& exchange) const;
   void on_deadline(std::uint64_t number, Instant now);
   void ask_failed_again(Exchange& exchange, Instant now);
   void begin_reduce(Exchange& exchange, Instant now, const std::string& why = "");
@@ -195,6 +196,7 @@ struct RunMachine::State {
   void wake_turns(Instant now);
   std::optional<std::uint32_t> lane_with_work(const Node& node) const;
   bool is_full(std::uint32_t lane, std::size_t on_the_way) const;
+  bool waits_for_others(std::uint32_t lane, const Node& node) const;
   bool takes_more(const Exchange& exchange, Instant now) const;
   bool has_room_for(const Exchange& exchange, const Node& node, Instant now) const;
   /// Gives an idle node work where there is some for it.

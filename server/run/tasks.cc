@@ -76,9 +76,17 @@ std::optional<std::uint32_t> RunMachine::State::lane_with_work(const Node& node)
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     const auto lane = static_cast<std::uint32_t>((node.tasks + i) % lanes.size());
     if (lane_done(lane)) continue;
-    return lane_reducing[lane] == 0 && !is_full(lane, training) ? std::optional(lane) : std::nullopt;
+    if (lane_reducing[lane] != 0 || is_full(lane, training) || waits_for_others(lane, node)) return std::nullopt;
+    return lane;
   }
   return std::nullopt;
+}
+
+/// Asynchronous: an exchange that lacks nothing but required nodes does not pile up updates of others.
+bool RunMachine::State::waits_for_others(std::uint32_t lane, const Node& node) const {
+  if (required.empty() || lane_collecting[lane] == 0) return false;
+  const Exchange& exchange = exchanges.at(lane_collecting[lane]);
+  return has_enough(exchange) && exchange.missing.count(node.name) == 0;
 }
 
 /// Asynchronous: where nodes must wait for their turns, an exchange gets no more updates than it needs. Those who came in

@@ -87,6 +87,16 @@ TEST_CASE("a run whose last round is void is completed with the model that it ha
   CHECK(world.machine.versions() == std::vector<std::uint64_t>{0});
 }
 
+TEST_CASE("no exchange becomes void while an operator has paused the run") {
+  World world("[participation]\nminimum_completion = 1\ndeadline_s = 60\nstart_nodes = 2\n" + kNoEvaluation);
+  const auto tasks = join_all(world, 2);
+  world.tell(OperatorPause{});
+  CHECK(all<Void>(world.wait(60000)).empty());
+  world.tell(OperatorResume{});
+  world.deliver(tasks[0]);
+  CHECK(only<Reduce>(world.deliver(tasks[1])).inputs.size() == 2);
+}
+
 TEST_CASE("with enough of the invited an exchange is committed at its deadline") {
   World world("[participation]\nminimum_completion = 0.5\nstart_nodes = 4\ndeadline_s = 60\n" + kNoEvaluation);
   const auto tasks = join_all(world, 4);
@@ -177,6 +187,16 @@ TEST_CASE("the nodes that the aggregation rule needs are required too, also wher
   REQUIRE(tasks.size() == 2);
   CHECK(all<Reduce>(world.deliver(tasks[0])).empty());
   CHECK(only<Reduce>(world.deliver(tasks[1])).inputs.size() == 2);
+}
+
+TEST_CASE("while a required node is away, the others do not pile up updates") {
+  World world("[participation]\nmode = \"asynchronous\"\nbuffer = 2\nrequired_nodes = [\"z\"]\n" + kNoEvaluation);
+  auto task = only<AssignTask>(world.join("a"));
+  task = only<AssignTask>(world.deliver(task));
+  CHECK(all<AssignTask>(world.deliver(task)).empty());
+  const auto last = world.deliver(only<AssignTask>(world.join("z")));
+  CHECK(only<Reduce>(last).inputs.size() == 3);
+  CHECK(all<AssignTask>(world.tell(Reduced{.exchange = 1})).size() == 2);
 }
 
 // ---- turns
