@@ -27,6 +27,7 @@
 #include "common/os/clock.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
+#include "server/backup/backup.h"
 #include "server/backup/backup_commands.h"
 #include "server/coordinator/control_service.h"
 #include "server/coordinator/coordinator.h"
@@ -35,6 +36,7 @@
 #include "server/identity/certificate_authority.h"
 #include "server/identity/members.h"
 #include "server/identity/ticket.h"
+#include "server/plugin/plugin.h"
 #include "server/server_config.h"
 #include "server/web/http_api.h"
 
@@ -112,6 +114,40 @@ void raise_descriptor_limit() {
   }
 }
 
+// Every rule this coordinator offers. A plug-in that cannot be loaded is an error: runs may depend on it.
+Result<strategies::RuleCatalogue> load_plugins(const ServerConfig& config) {
+  std::vector<std::shared_ptr<Plugin>> plugins;
+  for (const PluginConfig& wanted : config.plugins) {
+    SKERRY_ASSIGN(std::shared_ptr<Plugin> plugin, Plugin::load(wanted, {.threads = config.threads}));
+    const PluginDescription& said = plugin->description();
+    std::string names;
+    for (const strategies::PartInfo& rule : said.rules) names += (names.empty() ? "" : ", ") + rule.name;
+    spdlog::info("plug-in {} {} offers {}", said.name, said.version, names);
+    plugins.push_back(std::move(plugin));
+  }
+  return rules_with(plugins);
+}
+
+std::string shown(const strategies::Value& value) {
+  return std::visit([](const auto& known) { return nlohmann::json(known).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }, value);
+}
+
+// What a plug-in offers, and the lines that load it.
+Result<void> check_plugin(const std::string& path) {
+  SKERRY_ASSIGN(const PluginConfig config, plugin_config(path));
+  SKERRY_ASSIGN(const std::shared_ptr<Plugin> plugin, Plugin::load(config, {.threads = 1}));
+  SKERRY_TRY(rules_with({plugin}));
+  const PluginDescription& said = plugin->description();
+  std::printf("# %s %s\n", said.name.c_str(), said.version.c_str());
+  for (const strategies::PartInfo& rule : said.rules) {
+    std::printf("#   %s: %s\n", rule.name.c_str(), rule.meaning.c_str());
+    for (const strategies::ParameterInfo& parameter : rule.parameters)
+      std::printf("#     %s = %s: %s\n", parameter.name.c_str(), shown(parameter.fallback).c_str(), parameter.meaning.c_str());
+  }
+  std::printf("[[plugins]]\npath = %s\nsha256 = \"%s\"\n", shown(config.path).c_str(), config.sha256.c_str());
+  return {};
+}
+
 struct RunArguments {
   bool log_json = false;
   bool measure = false;
@@ -122,6 +158,7 @@ struct RunArguments {
 Result<void> run(const std::string& home, const RunArguments& arguments, int signals) {
   SKERRY_ASSIGN(const ServerConfig config, load_server_config(home));
   SKERRY_ASSIGN(const HomeLock lock, HomeLock::acquire(home));
+  SKERRY_ASSIGN(strategies::RuleCatalogue rules, load_plugins(config));
   SystemClock clock;
   SystemRandom random;
   Metrics metrics;
@@ -143,6 +180,7 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   options.ticket_key = std::move(ticket_key);
   options.heartbeat_ms = config.heartbeat_ms;
   options.threads = config.threads;
+  options.rules = std::move(rules);
   options.certificate_expires_ms = [home]() -> std::int64_t {
     const auto pem = read_file(join_path(home, "server.crt"), kMaxCertificateBytes);
     const auto chain = pem.ok() ? parse_chain(*pem) : Result<std::vector<Certificate>>(pem.error());
@@ -222,6 +260,11 @@ int main_of(int argc, char** argv) {
   BackupAction backup_action;
   add_backup_commands(app, home, backup_action);
 
+  std::string plugin_path;
+  CLI::App* plugin_command = app.add_subcommand("plugin", "Aggregation rules of your own")->require_subcommand(1);
+  CLI::App* check_command = plugin_command->add_subcommand("check", "Load a plug-in once, say what it offers, and print the lines for server.toml");
+  check_command->add_option("FILE", plugin_path, "A shared object")->required();
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -246,6 +289,7 @@ int main_of(int argc, char** argv) {
   Result<void> result;
   if (init_command->parsed()) result = init(home, initial);
   else if (backup_action) result = backup_action(home, static_cast<std::int64_t>(SystemClock().unix_ms()));
+  else if (check_command->parsed()) result = check_plugin(plugin_path);
   else if (ca_action) result = ca_action(home, static_cast<std::int64_t>(SystemClock().unix_ms()));
   else result = run(home, running, signals.get());
   return result.ok() ? 0 : fail(result.error());

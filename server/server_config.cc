@@ -2,7 +2,9 @@
 
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <charconv>
+#include <initializer_list>
 #include <sstream>
 
 #include "common/os/files.h"
@@ -39,6 +41,41 @@ Result<void> read_number(const toml::table& table, const std::string& key, std::
   return {};
 }
 
+Result<void> check_keys(const toml::table& table, const std::string& of, std::initializer_list<std::string_view> known) {
+  for (const auto& [key, node] : table) {
+    if (std::find(known.begin(), known.end(), key.str()) != known.end()) continue;
+    std::string all;
+    for (const std::string_view name : known) all += (all.empty() ? "" : ", ") + std::string(name);
+    return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": there is no key '" + std::string(key.str()) +
+                            "'" + of + "; known are " + all);
+  }
+  return {};
+}
+
+Result<void> read_plugins(const toml::table& table, std::vector<PluginConfig>& out) {
+  const toml::node* node = table.get("plugins");
+  if (!node) return {};
+  if (!node->is_array_of_tables()) return wrong(*node, "plugins", "tables, each [[plugins]] with path and sha256");
+  for (const toml::node& entry : *node->as_array()) {
+    const toml::table& from = *entry.as_table();
+    const std::string line = "server.toml line " + std::to_string(entry.source().begin.line) + ": ";
+    SKERRY_TRY(check_keys(from, " in [[plugins]]", {"path", "sha256", "deadline_ms", "memory_mb"}));
+    PluginConfig plugin;
+    SKERRY_TRY(read_text(from, "path", plugin.path));
+    SKERRY_TRY(read_text(from, "sha256", plugin.sha256));
+    SKERRY_TRY(read_number(from, "deadline_ms", 10, 3'600'000, plugin.deadline_ms));
+    SKERRY_TRY(read_number(from, "memory_mb", 16, 1 << 20, plugin.memory_mb));
+    if (plugin.path.empty() || plugin.path.front() != '/')
+      return invalid_argument(line + "path is '" + plugin.path + "', must be the absolute path of a shared object");
+    const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+    if (plugin.sha256.size() != 64 || !std::all_of(plugin.sha256.begin(), plugin.sha256.end(), is_digit))
+      return invalid_argument(line + "sha256 is '" + plugin.sha256 + "', must be 64 digits of 0-9 and a-f: `skerry-server plugin check " +
+                              plugin.path + "` prints them");
+    out.push_back(std::move(plugin));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<ServerConfig> load_server_config(const std::string& home) {
@@ -59,14 +96,8 @@ Result<ServerConfig> load_server_config(const std::string& home) {
     SKERRY_TRY(read_text(table, "address", config.address));
     SKERRY_TRY(read_number(table, "threads", 0, 1024, config.threads));
     SKERRY_TRY(read_number(table, "heartbeat_ms", 100, 3'600'000, config.heartbeat_ms));
-    for (const auto& [key, node] : table) {
-      const std::string_view name = key.str();
-      if (name != "federation" && name != "listen" && name != "port" && name != "address" && name != "threads" &&
-          name != "heartbeat_ms")
-        return invalid_argument("server.toml line " + std::to_string(node.source().begin.line) + ": there is no key '" +
-                                std::string(name) +
-                                "'; known are federation, listen, port, address, threads, heartbeat_ms");
-    }
+    SKERRY_TRY(read_plugins(table, config.plugins));
+    SKERRY_TRY(check_keys(table, "", {"federation", "listen", "port", "address", "threads", "heartbeat_ms", "plugins"}));
   } catch (const toml::parse_error& error) {
     return invalid_argument("server.toml line " + std::to_string(error.source().begin.line) + ": " +
                             std::string(error.description()));
@@ -87,7 +118,14 @@ Result<void> save_server_config(const std::string& home, const ServerConfig& con
       << "# Threads that aggregate; 0: one a core.\n"
       << "threads = " << config.threads << "\n\n"
       << "# Daemons say something at least this often.\n"
-      << "heartbeat_ms = " << config.heartbeat_ms << "\n";
+      << "heartbeat_ms = " << config.heartbeat_ms << "\n\n"
+      << "# Aggregation rules of your own: `skerry-server plugin check FILE` prints these lines.\n";
+  for (const PluginConfig& plugin : config.plugins)
+    out << "[[plugins]]\n"
+        << "path = " << toml::value<std::string>(plugin.path) << "\n"
+        << "sha256 = " << toml::value<std::string>(plugin.sha256) << "\n"
+        << "deadline_ms = " << plugin.deadline_ms << "\n"
+        << "memory_mb = " << plugin.memory_mb << "\n";
   return write_file_atomic(join_path(home, "server.toml"), out.str(), 0600);
 }
 

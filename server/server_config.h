@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "server/plugin/plugin.h"
 
 namespace skerry::server {
 
@@ -16,6 +17,7 @@ struct ServerConfig {
   std::string address;             ///< "host:port" as members reach it; goes into join tokens
   unsigned threads = 0;            ///< that aggregate; 0: one a core
   std::uint32_t heartbeat_ms = 15'000;
+  std::vector<PluginConfig> plugins;  ///< [[plugins]]: aggregation rules from shared objects
 };
 
 /// Reads <home>/server.toml. NOT_FOUND (says to run init), INVALID_ARGUMENT naming line, key and value; unknown keys

@@ -8,6 +8,7 @@
 
 #include "common/base/encoding_text.h"
 #include "server/identity/ticket.h"
+#include "strategies/catalogue.h"
 
 namespace skerry::server {
 namespace {
@@ -94,16 +95,31 @@ Coordinator::Coordinator(CoordinatorOptions options, CoordinatorParts parts)
                 },
                 [this](const std::string& run_id) { changed_.insert(run_id); },
                 [this](const RunHost& run) { publish_cargo(run); },
-                [this](const std::string& node) { misbehaved(node); }},
+                [this](const std::string& node) { misbehaved(node); },
+                options_.rules},
       bulk_(parts.clock, [] { return std::uint64_t{0}; }),
       core_(parts.clock, [this] { return settle(); }) {}
 
 Coordinator::~Coordinator() { stop(); }
 
+// Why a stored run cannot go on here although nothing is wrong with it.
+std::optional<std::string> Coordinator::why_set_aside(const RunRecord& record) const {
+  const auto spec = parse_resolved_spec(record.spec_json);
+  if (!spec.ok()) return std::nullopt;  // restore says what is wrong
+  const auto rule = options_.rules.make(strategies::aggregation_part(*spec));
+  if (rule.ok()) return std::nullopt;
+  return rule.error().message + "; the run goes on once [[plugins]] in server.toml has what it was submitted with, and the coordinator is restarted";
+}
+
 Result<void> Coordinator::start() {
   SKERRY_ASSIGN(std::vector<RunRecord> records, parts_.store.runs());
   for (RunRecord& record : records) {
     if (record.ended_ms != 0) continue;
+    if (auto reason = why_set_aside(record)) {
+      spdlog::error("run {} ({}) is paused: {}", record.run_id, record.name, *reason);
+      set_aside_[record.run_id] = std::move(*reason);
+      continue;
+    }
     auto host = RunHost::restore(services_, record);
     if (!host.ok()) return with_context(host.error(), "run " + record.run_id + " (" + record.name + ")");
     spdlog::info("run {} ({}) goes on", record.run_id, record.name);
@@ -392,6 +408,7 @@ void Coordinator::answered(Live& live, const std::string& node, v1::RunAnswer an
     return;
   }
   RunHost* run = find_run(answer.run_id());
+  if (set_aside_.contains(answer.run_id())) return;
   if (!run || run->finished()) {
     v1::ToNode message;
     message.mutable_run_ended()->set_run_id(answer.run_id());
@@ -443,6 +460,7 @@ void Coordinator::update(const std::string& node, v1::UpdateBody body, v1::Signe
     run->offered(node, std::move(body), std::move(message));
     return;
   }
+  if (set_aside_.contains(body.run_id())) return;  // its node keeps it, and offers it again after the restart
   // A run that is over, or one that a restored backup does not know.
   spdlog::info("node {} offered an update for {}, which is no open run", node, one_line(body.run_id(), kMaxNameBytes));
   parts_.metrics.counter("skerry_updates_refused_total", "Updates that failed a check", {{"node", node}, {"code", "NOT_FOUND"}}).add();

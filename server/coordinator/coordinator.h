@@ -27,6 +27,7 @@
 #include "server/net/port.h"
 #include "server/store/store.h"
 #include "skerry/v1/control.pb.h"
+#include "strategies/aggregation/rule_catalogue.h"
 
 namespace skerry::server {
 
@@ -36,6 +37,7 @@ struct CoordinatorOptions {
   std::uint32_t heartbeat_ms = 15'000; ///< asked of daemons; one that is silent for three of these is disconnected
   std::uint32_t dry_run_ms = 3'000;    ///< how long a dry run waits for the daemons' answers
   unsigned threads = 0;                ///< of the aggregation engine; 0: one a core
+  strategies::RuleCatalogue rules;     ///< aggregation rules that runs may name
   /// End of the coordinator's own certificate, Unix ms; for the status.
   std::function<std::int64_t()> certificate_expires_ms;
 };
@@ -57,7 +59,8 @@ class Coordinator final : public SessionEvents {
   Coordinator(CoordinatorOptions options, CoordinatorParts parts);
   ~Coordinator() override;
 
-  /// Takes up every run of the store and begins to work. DATA_LOSS where a run cannot be restored.
+  /// Takes up every run of the store and begins to work. One whose aggregation rule is not offered (a plug-in that is gone or
+  /// other bytes) is set aside as it is, shown as paused with the reason. DATA_LOSS where a run cannot be restored.
   Result<void> start();
 
   /// Stops taking work, commits what is pending and ends its threads.
@@ -84,6 +87,9 @@ class Coordinator final : public SessionEvents {
 
   template <typename T>
   using Done = std::function<void(Result<T>)>;
+
+  /// The aggregation rules that runs may name; any thread.
+  const strategies::RuleCatalogue& rules() const { return options_.rules; }
 
   void status(Done<v1::CoordinatorStatus> done);
   void submit(v1::SubmitRunRequest request, std::string who, Done<v1::SubmitRunReply> done);
@@ -122,6 +128,7 @@ class Coordinator final : public SessionEvents {
     std::function<bool(const v1::RunDetail&)> update;
   };
 
+  std::optional<std::string> why_set_aside(const RunRecord& record) const;
   std::uint64_t settle();
   void every(std::uint64_t period_ms, std::function<void()> work);
   void sweep();
@@ -160,6 +167,7 @@ class Coordinator final : public SessionEvents {
   AggregationEngine engine_;
   CommitGroup commit_;
   std::map<std::string, std::unique_ptr<RunHost>> runs_;  // that are not over; ended ones until the next restart
+  std::map<std::string, std::string> set_aside_;          // runs that cannot go on until a restart, and why
   std::map<std::string, Live> nodes_;                     // by name
   std::map<std::string, std::string> last_incarnation_;   // by node, of this process's life
   std::vector<std::weak_ptr<Session>> unread_;            // waiting for room on the disk

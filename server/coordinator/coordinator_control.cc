@@ -6,7 +6,8 @@
 #include <utility>
 
 #include "server/coordinator/coordinator.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
+#include "strategies/combination.h"
 
 #ifndef SKERRY_VERSION
 #define SKERRY_VERSION "0.1.0"
@@ -27,6 +28,14 @@ v1::RunSummary ended_summary(const RunRecord& record) {
   v1::RunSummary summary = summary_of(record);
   if (const auto spec = parse_resolved_spec(record.spec_json); spec.ok()) summary.set_rounds(spec->stop.rounds);
   return summary;
+}
+
+// A run that waits for a restart looks like one that an operator paused.
+void show_set_aside(const std::map<std::string, std::string>& set_aside, v1::RunSummary& summary) {
+  const auto found = set_aside.find(summary.run_id());
+  if (found == set_aside.end()) return;
+  summary.set_status("paused");
+  summary.set_status_reason(found->second);
 }
 
 v1::FragmentVersion version_message(const VersionRecord& record) {
@@ -76,11 +85,14 @@ void Coordinator::status(Done<v1::CoordinatorStatus> done) {
 // ---- runs ----
 
 void Coordinator::submit(v1::SubmitRunRequest request, std::string who, Done<v1::SubmitRunReply> done) {
-  core_.post([this, request = std::move(request), who = std::move(who), done = std::move(done)]() mutable {
-    auto spec = parse_run_spec(request.spec_toml(), strategies::spec_catalogue());
-    if (!spec.ok()) return done(spec.error());
-    auto plan = RunPlan::from_spec(std::move(spec).value());
-    if (!plan.ok()) return done(plan.error());
+  // On the caller's thread: making a plug-in's rule asks its helper, and the core waits for nobody.
+  auto made = std::make_shared<Result<RunPlan>>([&]() -> Result<RunPlan> {
+    SKERRY_ASSIGN(RunSpec spec, parse_run_spec(request.spec_toml(), strategies::spec_catalogue(options_.rules)));
+    return RunPlan::from_spec(std::move(spec), options_.rules);
+  }());
+  core_.post([this, request = std::move(request), who = std::move(who), done = std::move(done), made = std::move(made)]() mutable {
+    if (!made->ok()) return done(made->error());
+    RunPlan* plan = &made->value();
     v1::SubmitRunReply reply;
     reply.set_spec_hash(plan->spec.hash);
     reply.set_spec_json(plan->spec.canonical_json);
@@ -88,11 +100,12 @@ void Coordinator::submit(v1::SubmitRunRequest request, std::string who, Done<v1:
     if (nodes_.size() < plan->spec.participation.start_nodes)
       reply.add_warnings(std::to_string(nodes_.size()) + " nodes are connected, the run waits for " +
                          std::to_string(plan->spec.participation.start_nodes) + " before its first exchange");
+    for (const std::string& note : strategies::combination_notes(plan->spec)) reply.add_warnings(note);
     for (const auto& [id, run] : runs_)
       if (!run->finished() && run->plan().spec.hash == plan->spec.hash) reply.add_warnings("run " + id + " with the same spec is under way");
     if (request.dry_run()) return dry_run(*plan, std::move(reply), std::move(done));
 
-    auto shared = std::make_shared<RunPlan>(std::move(plan).value());
+    auto shared = std::make_shared<RunPlan>(std::move(*plan));
     bulk_.post([this, shared, who, reply = std::move(reply), done = std::move(done)]() mutable {
       auto initial = std::make_shared<Result<std::vector<VersionRecord>>>(make_initial_versions(*shared, parts_.cargo));
       core_.post([this, shared, initial, who, reply = std::move(reply), done = std::move(done)]() mutable {
@@ -205,6 +218,7 @@ Result<v1::RunDetail> Coordinator::detail_of(const std::string& reference) {
   if (const RunHost* run = find_run(record.run_id)) return run->detail();
   v1::RunDetail detail;
   *detail.mutable_summary() = ended_summary(record);
+  show_set_aside(set_aside_, *detail.mutable_summary());
   detail.set_spec_hash(record.spec_hash);
   detail.set_spec_json(record.spec_json);
   detail.set_bytes_up(record.bytes_up);
@@ -241,7 +255,9 @@ void Coordinator::list_runs(Done<v1::ListRunsReply> done) {
     v1::ListRunsReply reply;
     for (const RunRecord& record : *records) {
       const RunHost* run = find_run(record.run_id);
-      *reply.add_runs() = run ? run->summary() : ended_summary(record);
+      v1::RunSummary& summary = *reply.add_runs();
+      summary = run ? run->summary() : ended_summary(record);
+      show_set_aside(set_aside_, summary);
     }
     done(std::move(reply));
   });
@@ -257,6 +273,14 @@ void Coordinator::change_run(v1::ChangeRunRequest request, std::string who, Done
     if (!record.ok()) return done(record.error());
     const std::string run_id = record->run_id;
     RunHost* run = find_run(run_id);
+    if (const auto aside = set_aside_.find(run_id); aside != set_aside_.end()) {
+      if (request.action() != v1::ChangeRunRequest::STOP) return done(failed_precondition("run " + run_id + " cannot go on: " + aside->second));
+      const std::string reason = request.reason().empty() ? "by " + who : request.reason();
+      commit_.batch().audit({unix_now(), who, "run.stop", run_id, reason});
+      commit_.batch().set_run_status(run_id, "stopped", reason, unix_now());
+      set_aside_.erase(aside);
+      return commit_.after([this, run_id, done] { done(detail_of(run_id)); });
+    }
     if (!run || run->finished())
       return done(failed_precondition("run " + run_id + " is over (" + record->status + "); a run that ended cannot be changed"));
     std::string action;

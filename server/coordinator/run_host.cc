@@ -64,7 +64,7 @@ std::unique_ptr<RunHost> RunHost::create(RunServices& services, RunRecord record
 
 Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunRecord record) {
   SKERRY_ASSIGN(RunSpec spec, parse_resolved_spec(record.spec_json));
-  SKERRY_ASSIGN(RunPlan plan, RunPlan::from_spec(std::move(spec)));
+  SKERRY_ASSIGN(RunPlan plan, RunPlan::from_spec(std::move(spec), services.rules));
   SKERRY_ASSIGN(const MachineRows rows, services.store.machine_rows(record.run_id));
   SKERRY_ASSIGN(RunMachine machine, RunMachine::restore(setup_of(record, plan, services.store.epoch()), rows,
                                                         static_cast<Instant>(services.clock.monotonic_ms())));

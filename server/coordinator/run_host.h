@@ -54,6 +54,7 @@ struct RunServices {
   std::function<void(const RunHost& run)> released;
   /// What a node said was refused. Nobody needs a node that does little else.
   std::function<void(const std::string& node)> misbehaved;
+  strategies::RuleCatalogue rules = {};  ///< that runs may name
 };
 
 /// What a run's record says of it; its rounds are left to the caller.

@@ -13,7 +13,8 @@
 #include "common/model/initialise.h"
 #include "common/os/files.h"
 #include "common/tensor/safetensors.h"
-#include "strategies/presets.h"
+#include "strategies/catalogue.h"
+#include "strategies/combination.h"
 
 namespace skerry::server {
 namespace {
@@ -92,12 +93,12 @@ class UploadedFragment {
 
 }  // namespace
 
-Result<RunPlan> RunPlan::from_spec(RunSpec spec) {
-  SKERRY_TRY(strategies::check_combination(spec));
+Result<RunPlan> RunPlan::from_spec(RunSpec spec, const strategies::RuleCatalogue& rules) {
+  SKERRY_TRY(strategies::check_combination(spec, rules));
   RunPlan plan;
   SKERRY_ASSIGN(plan.layout, build_layout(nlohmann::json::parse(spec.model_json)));
   SKERRY_ASSIGN(plan.shapes, fragment_shapes(plan.layout));
-  SKERRY_ASSIGN(plan.rule, strategies::make_rule(strategies::aggregation_part(spec)));
+  SKERRY_ASSIGN(plan.rule, rules.make(strategies::aggregation_part(spec)));
   SKERRY_ASSIGN(plan.outer, strategies::make_outer_optimizer(strategies::outer_part(spec)));
   plan.spec = std::move(spec);
   return plan;
@@ -116,7 +117,7 @@ Result<std::vector<VersionRecord>> make_initial_versions(const RunPlan& plan, Ca
     FillBlock fill = [&](std::uint64_t first, std::span<float> out) {
       return initialise_fragment(plan.layout, plan.shapes[i].name, plan.spec.seed, first, out);
     };
-    if (uploaded) {
+    if (uploaded && plan.shapes[i].role != FragmentRole::kControl) {
       SKERRY_ASSIGN(const UploadedFragment fragment, UploadedFragment::find(*uploaded, plan, plan.layout.fragments[i]));
       fill = [fragment](std::uint64_t first, std::span<float> out) { return fragment.read(first, out); };
     }

@@ -10,7 +10,7 @@
 #include "common/model/layout.h"
 #include "server/coordinator/update_check.h"
 #include "server/store/store.h"
-#include "strategies/aggregation/rule.h"
+#include "strategies/aggregation/rule_catalogue.h"
 #include "strategies/outer/outer_optimizer.h"
 
 namespace skerry::server {
@@ -25,8 +25,8 @@ struct RunPlan {
   strategies::Rule rule;
   strategies::OuterOptimizer outer;
 
-  /// Errors name what is wrong with the spec.
-  static Result<RunPlan> from_spec(RunSpec spec);
+  /// With the aggregation rule out of `rules`. Errors name what is wrong with the spec.
+  static Result<RunPlan> from_spec(RunSpec spec, const strategies::RuleCatalogue& rules = strategies::RuleCatalogue());
 };
 
 /// The initial version of every fragment: drawn by the layout's initialisers, or cut out of an uploaded model

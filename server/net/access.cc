@@ -49,6 +49,7 @@ constexpr std::array kTable = std::to_array<AccessRule>({
     {"PUT", "/api/v1/measure/sink", Access::kNodeOrOperator},
 
     {"GET", "/api/v1/status", Access::kViewer},
+    {"GET", "/api/v1/rules", Access::kViewer},
     {"GET", "/api/v1/runs", Access::kViewer},
     {"POST", "/api/v1/runs", Access::kOperator},
     {"GET", "/api/v1/runs/{run}", Access::kViewer},

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <functional>
 #include <mutex>
 #include <stdexcept>
@@ -332,9 +333,12 @@ Result<std::shared_ptr<Plugin>> Plugin::load(const PluginConfig& config, const P
   return std::shared_ptr<Plugin>(std::move(plugin));
 }
 
-Result<std::string> plugin_sha256(const std::string& path) {
-  SKERRY_ASSIGN(const SealedObject object, read_object(path));
-  return object.sha256;
+Result<PluginConfig> plugin_config(const std::string& path) {
+  PluginConfig config;
+  config.path = std::filesystem::absolute(path).lexically_normal().string();
+  SKERRY_ASSIGN(const SealedObject object, read_object(config.path));
+  config.sha256 = object.sha256;
+  return config;
 }
 
 Result<strategies::RuleCatalogue> rules_with(const std::vector<std::shared_ptr<Plugin>>& plugins) {
@@ -350,6 +354,15 @@ Result<strategies::RuleCatalogue> rules_with(const std::vector<std::shared_ptr<P
     }
   }
   return rules;
+}
+
+Result<strategies::RuleCatalogue> rules_with(const std::vector<PluginConfig>& plugins, const PluginOptions& options) {
+  std::vector<std::shared_ptr<Plugin>> loaded;
+  for (const PluginConfig& config : plugins) {
+    SKERRY_ASSIGN(std::shared_ptr<Plugin> plugin, Plugin::load(config, options));
+    loaded.push_back(std::move(plugin));
+  }
+  return rules_with(loaded);
 }
 
 }  // namespace skerry::server

@@ -60,12 +60,13 @@ class Plugin {
   Plugin() = default;
 };
 
-/// SHA-256 of the file, hexadecimal, as it stands in the configuration. Errors as Plugin::load.
-Result<std::string> plugin_sha256(const std::string& path);
+/// An entry for the file as it is now, with its absolute path and its SHA-256. Errors as Plugin::load.
+Result<PluginConfig> plugin_config(const std::string& path);
 
-/// The built-in rules and those of these plug-ins. Each rule from a plug-in has one more parameter, `plugin`: the SHA-256 of
+/// The built-in rules and those of these plug-ins, loaded (errors as Plugin::load). Each rule from a plug-in has one more parameter, `plugin`: the SHA-256 of
 /// the bytes that compute it. So a run's hash says which code aggregates, and a stored run goes on with no other.
 /// ALREADY_EXISTS where two rules have one name.
 Result<strategies::RuleCatalogue> rules_with(const std::vector<std::shared_ptr<Plugin>>& plugins);
+Result<strategies::RuleCatalogue> rules_with(const std::vector<PluginConfig>& plugins, const PluginOptions& options = {});
 
 }  // namespace skerry::server

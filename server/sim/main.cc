@@ -21,6 +21,7 @@
 
 #include "common/config/run_spec.h"
 #include "common/os/files.h"
+#include "server/plugin/plugin.h"
 #include "server/sim/results.h"
 #include "server/sim/scenario.h"
 #include "server/sim/simulation.h"
@@ -46,6 +47,7 @@ struct Arguments {
   std::string spec, scenario, out, scratch;
   std::map<std::string, std::string> settings;  ///< by name
   std::vector<std::string> overrides;           ///< KEY=VALUE of the run spec
+  std::vector<std::string> plugins;             ///< shared objects with rules
   std::optional<std::uint64_t> seed, rounds;
   unsigned workers = std::max(1u, std::thread::hardware_concurrency());
   bool json = false, csv = false, quiet = false, verbose = false;
@@ -103,7 +105,7 @@ Result<void> override_value(toml::table& table, const std::string& text) {
   return {};
 }
 
-Result<RunSpec> load_spec(const Arguments& arguments) {
+Result<RunSpec> load_spec(const Arguments& arguments, const strategies::RuleCatalogue& rules) {
   SKERRY_ASSIGN(std::string text, read_file(arguments.spec, kMaxSpecBytes));
   std::vector<std::string> overrides = arguments.overrides;
   if (arguments.seed) overrides.push_back("seed=" + std::to_string(*arguments.seed));
@@ -119,7 +121,7 @@ Result<RunSpec> load_spec(const Arguments& arguments) {
       return invalid_argument(arguments.spec + " line " + std::to_string(error.source().begin.line) + ": " + std::string(error.description()));
     }
   }
-  auto spec = parse_run_spec(text, strategies::spec_catalogue());
+  auto spec = parse_run_spec(text, strategies::spec_catalogue(rules));
   if (spec.ok()) return spec;
   Error error = std::move(spec).error();
   // The lines of a changed text are not the file's.
@@ -134,15 +136,15 @@ Result<RunSpec> load_spec(const Arguments& arguments) {
   return error;
 }
 
-// A line for each exchange, at most four a second; on a terminal it stays one line.
+// A line after an exchange, at most one a second; on a terminal one that is written anew.
 class Reporter {
  public:
   void operator()(const Progress& progress) {
     const auto now = std::chrono::steady_clock::now();
     if (now - last_ < std::chrono::milliseconds(terminal_ ? 100 : 1000)) return;
     last_ = now;
-    std::string line = "exchange " + std::to_string(progress.exchange);
-    if (progress.exchanges > 0) line += " of " + std::to_string(progress.exchanges);
+    std::string line = "round " + std::to_string(progress.round);
+    if (progress.rounds > 0) line += " of " + std::to_string(progress.rounds);
     char text[96];
     std::snprintf(text, sizeof text, ", %.1f s virtual", static_cast<double>(progress.virtual_ms) / 1000);
     line += text;
@@ -183,8 +185,20 @@ Result<Scenario> load_scenario(const Arguments& arguments) {
   return scenario;
 }
 
+// The rules of whatever file is named: it is the caller's own machine and his own rule.
+Result<strategies::RuleCatalogue> load_rules(const Arguments& arguments) {
+  std::vector<server::PluginConfig> plugins;
+  for (const std::string& path : arguments.plugins) {
+    SKERRY_ASSIGN(server::PluginConfig plugin, server::plugin_config(path));
+    plugins.push_back(std::move(plugin));
+  }
+  return server::rules_with(plugins);
+}
+
 int run(const Arguments& arguments) {
-  const auto spec = load_spec(arguments);
+  const auto rules = load_rules(arguments);
+  if (!rules.ok()) return complain(rules.error());
+  const auto spec = load_spec(arguments, *rules);
   if (!spec.ok()) return complain(spec.error());
   const auto scenario = load_scenario(arguments);
   if (!scenario.ok()) return complain(scenario.error());
@@ -194,7 +208,7 @@ int run(const Arguments& arguments) {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   Reporter reporter;
-  SimulationOptions options{*spec, *scenario, arguments.workers, scratch->path(), &stop_asked, {}};
+  SimulationOptions options{*spec, *scenario, arguments.workers, scratch->path(), &stop_asked, {}, *rules};
   if (!arguments.quiet) options.progress = [&](const Progress& progress) { reporter(progress); };
   const auto result = simulate(options);
   reporter.end();
@@ -237,6 +251,10 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--rounds", arguments.rounds, "Instead of stop.rounds")->group("Run spec");
   app.add_option("--set", arguments.overrides, "KEY=VALUE of the run spec, for example aggregation.rule=krum; may be repeated")
       ->option_text("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->group("Run spec");
+  app.add_option("--plugin", arguments.plugins, "A shared object with aggregation rules of your own; may be repeated")
+      ->option_text("FILE")
       ->allow_extra_args(false)
       ->group("Run spec");
   app.add_option("--out", arguments.out, "Directory for rounds.csv, clients.csv, summary.json, timing.json, model/")->group("Output");

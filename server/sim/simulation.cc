@@ -585,7 +585,8 @@ Result<void> Simulation::released() {
     collect_tests(/*wait=*/false);
   }
   if (options_.progress) {
-    Progress progress{row->exchange, coordinator_->run().summary().rounds() * plan_.shapes.size(), now(), {}};
+    const v1::RunSummary summary = coordinator_->run().summary();
+    Progress progress{summary.round(), summary.rounds(), now(), {}};
     for (const server::MetricValue& metric : row->metrics) progress.metrics[metric.name] = metric.value;
     SKERRY_ASSIGN(const auto evaluation, coordinator_->store().latest_metric(shared_.run_id, "evaluation"));
     if (evaluation)
@@ -642,7 +643,7 @@ SimulationResult Simulation::result() {
 }  // namespace
 
 Result<SimulationResult> simulate(const SimulationOptions& options) {
-  SKERRY_ASSIGN(server::RunPlan plan, server::RunPlan::from_spec(options.spec));
+  SKERRY_ASSIGN(server::RunPlan plan, server::RunPlan::from_spec(options.spec, options.rules));
   SKERRY_ASSIGN(Population population, make_population(options.scenario, options.spec));
   std::vector<std::string> names;
   for (const ClientPlan& client : population.clients) names.push_back(client.name);

@@ -13,6 +13,7 @@
 #include "common/config/run_spec.h"
 #include "server/sim/results.h"
 #include "server/sim/scenario.h"
+#include "strategies/aggregation/rule_catalogue.h"
 
 namespace skerry::sim {
 
@@ -23,6 +24,7 @@ struct SimulationOptions {
   std::string scratch;   ///< an empty directory; large updates and models go there, memory-backed is best
   const std::atomic<bool>* stop = nullptr;              ///< set: ends soon, with the results so far
   std::function<void(const Progress&)> progress = {};  ///< after every exchange
+  strategies::RuleCatalogue rules = {};                 ///< that the run may name
 };
 
 /// Runs it to its end. What it returns follows from the spec, the scenario and the data alone. An error where nothing

@@ -89,9 +89,25 @@ void add_public_routes(HttpRouter& router, const HttpApiParts& parts) {
   });
 }
 
+nlohmann::json to_json(const strategies::Value& value) {
+  return std::visit([](const auto& known) { return nlohmann::json(known); }, value);
+}
+
+nlohmann::json to_json(const strategies::PartInfo& rule) {
+  nlohmann::json parameters = nlohmann::json::array();
+  for (const strategies::ParameterInfo& parameter : rule.parameters)
+    parameters.push_back({{"name", parameter.name}, {"meaning", parameter.meaning}, {"default", to_json(parameter.fallback)}});
+  return {{"name", rule.name}, {"meaning", rule.meaning}, {"parameters", std::move(parameters)}};
+}
+
 void add_operator_routes(HttpRouter& router, Coordinator& coordinator) {
   router.add("GET", "/api/v1/status", [&coordinator](const HttpRequest&) {
     return respond(wait_for<v1::CoordinatorStatus>([&](auto done) { coordinator.status(done); }));
+  });
+  router.add("GET", "/api/v1/rules", [&coordinator](const HttpRequest&) {
+    nlohmann::json rules = nlohmann::json::array();
+    for (const strategies::PartInfo& rule : coordinator.rules().infos()) rules.push_back(to_json(rule));
+    return HttpResponse::json({{"rules", std::move(rules)}});
   });
   router.add("GET", "/api/v1/runs", [&coordinator](const HttpRequest&) {
     return respond(wait_for<v1::ListRunsReply>([&](auto done) { coordinator.list_runs(done); }));

@@ -34,9 +34,7 @@ PluginOptions options() {
 std::string built(const std::string& name) { return std::string(PLUGINS) + "/" + name + ".so"; }
 
 PluginConfig config_of(const std::string& path, std::uint32_t deadline_ms = 10'000) {
-  PluginConfig config;
-  config.path = path;
-  config.sha256 = plugin_sha256(path).value();
+  PluginConfig config = plugin_config(path).value();
   config.deadline_ms = deadline_ms;
   config.memory_mb = 256;
   return config;
@@ -198,16 +196,16 @@ TEST_CASE("only the bytes whose hash the configuration names are loaded") {
 
   const auto changed = Plugin::load(config, options());
   CHECK(changed.error().code == Code::kFailedPrecondition);
-  CHECK(changed.error().message == "plug-in " + path + " has the SHA-256 " + plugin_sha256(path).value() + ", server.toml says " + config.sha256 +
+  CHECK(changed.error().message == "plug-in " + path + " has the SHA-256 " + plugin_config(path)->sha256 + ", server.toml says " + config.sha256 +
                                        ": if the change is yours, `skerry-server plugin check " + path + "` prints the lines to put there");
-  config.sha256 = plugin_sha256(path).value();
+  config.sha256 = plugin_config(path)->sha256;
   CHECK(Plugin::load(config, options()).error().message.find("it cannot be loaded: ") != std::string::npos);
 
   const std::string link = directory / "link.so";
   REQUIRE(::symlink(built("test_rules").c_str(), link.c_str()) == 0);
-  CHECK(plugin_sha256(link).error().message == "plug-in " + link + " is a symbolic link: name the file itself");
-  CHECK(plugin_sha256(directory / "none.so").error().code == Code::kNotFound);
-  CHECK(plugin_sha256(directory / "").error().message.find("is no regular file") != std::string::npos);
+  CHECK(plugin_config(link).error().message == "plug-in " + link + " is a symbolic link: name the file itself");
+  CHECK(plugin_config(directory / "none.so").error().code == Code::kNotFound);
+  CHECK(plugin_config(directory / "").error().message.find("is no regular file") != std::string::npos);
 }
 
 TEST_CASE("whatever a rule does wrong fails its exchange with a clear message, and the next exchange works") {
