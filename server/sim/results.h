@@ -43,8 +43,8 @@ struct ModelFragment {
 
 /// After an exchange, for people who wait.
 struct Progress {
-  std::uint64_t exchange = 0;
-  std::uint64_t exchanges = 0;  ///< planned
+  std::uint64_t round = 0;
+  std::uint64_t rounds = 0;  ///< planned
   std::int64_t virtual_ms = 0;
   std::map<std::string, double> metrics;
 };
