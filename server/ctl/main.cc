@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   add_member_commands(app, context);
   add_model_commands(app, context);
   add_strategy_commands(app, context);
+  add_sdk_commands(app, context);
   add_doctor_command(app, context);
   app.add_subcommand("completion", "Print bash completion")->callback([&] {
     context.chosen = [&app]() -> skerry::Result<void> {

@@ -73,7 +73,7 @@ void replace_all(std::string& text, const std::string& from, const std::string& 
 
 std::string RunText::toml() const {
   return "name = \"" + name + "\"\n" + top + "[model]\n" + model + "[data]\n" + data + "[training]\n" + training + "[participation]\n" +
-         participation + "[exchange]\n" + exchange + (outer.empty() ? "" : "[outer]\n" + outer) + "[evaluation]\n" + evaluation + "[limits]\n" + limits +
+         participation + "[exchange]\n" + exchange + (aggregation.empty() ? "" : "[aggregation]\n" + aggregation) + (outer.empty() ? "" : "[outer]\n" + outer) + "[evaluation]\n" + evaluation + "[limits]\n" + limits +
          "[stop]\nrounds = " + std::to_string(rounds) + "\n";
 }
 
@@ -141,7 +141,7 @@ void Federation::configure_server(ServerOptions options) {
   options_ = std::move(options);
   must(write_file_atomic(server_home() + "/server.toml",
                          "federation = \"skerry\"\nlisten = \"127.0.0.1\"\nport = " + std::to_string(port_) + "\naddress = \"" + address() +
-                             "\"\nthreads = " + std::to_string(options_.threads) + "\nheartbeat_ms = " + std::to_string(options_.heartbeat_ms) + "\n",
+                             "\"\nthreads = " + std::to_string(options_.threads) + "\nheartbeat_ms = " + std::to_string(options_.heartbeat_ms) + "\n" + options_.plugins,
                          0600));
 }
 

@@ -40,6 +40,7 @@ struct NodeOptions {
 struct ServerOptions {
   unsigned threads = 0;               ///< that aggregate
   std::uint32_t heartbeat_ms = 2'000;
+  std::string plugins = {};           ///< [[plugins]] tables of server.toml
   /// Makes the home (arguments: its path, the coordinator's address); empty: `skerry-server init`.
   std::function<void(const std::string& home, const std::string& address)> init = {};
 };
@@ -53,6 +54,7 @@ struct RunText {
   std::string training = "optimizer = \"sgd\"\nlearning_rate = 0.1\nbatch = 16\nsteps = 5\n";
   std::string participation = "start_nodes = 2\nquorum = 2\n";
   std::string exchange;
+  std::string aggregation;
   std::string outer;
   std::string evaluation = "every = 0\n";
   std::string limits;

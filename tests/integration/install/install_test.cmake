@@ -1,4 +1,5 @@
-# Installs the component sdk into an empty prefix, builds the consumer against it and runs it.
+# Installs the component sdk into an empty prefix; builds the consumer and the example of a plug-in against it, as a stranger
+# would, and runs their tests. The example stays in WORK/example for the tests that load it into a coordinator.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(failed)
@@ -11,6 +12,22 @@ run(${CMAKE_COMMAND} --install "${BUILD}" --component sdk --prefix "${WORK}/pref
 if(SANITIZE)
   string(APPEND FLAGS " -fsanitize=${SANITIZE}")
 endif()
-run(${CMAKE_COMMAND} -S "${CONSUMER}" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_PREFIX_PATH=${WORK}/prefix" "-DCMAKE_CXX_FLAGS=${FLAGS}")
-run(${CMAKE_COMMAND} --build "${WORK}/build")
+function(build project where)
+  run(${CMAKE_COMMAND} -S "${project}" -B "${where}" -G "${GENERATOR}" "-DCMAKE_PREFIX_PATH=${WORK}/prefix" "-DCMAKE_CXX_FLAGS=${FLAGS}")
+  run(${CMAKE_COMMAND} --build "${where}")
+endfunction()
+build("${CONSUMER}" "${WORK}/build")
 run("${WORK}/build/consumer")
+
+# What `skerry sdk new` writes is the example under another name; where there is no `skerry` the example itself is built.
+if(EXISTS "${BUILD}/bin/skerry")
+  run("${BUILD}/bin/skerry" sdk new my_mean "${WORK}/my_mean")
+  build("${WORK}/my_mean" "${WORK}/my_mean/build")
+  run(${CMAKE_CTEST_COMMAND} --test-dir "${WORK}/my_mean/build")
+  file(GLOB_RECURSE mentions "${WORK}/my_mean/clipped*")
+  if(mentions)
+    message(FATAL_ERROR "skerry sdk new left ${mentions}")
+  endif()
+endif()
+build("${EXAMPLE}" "${WORK}/example")
+run(${CMAKE_CTEST_COMMAND} --test-dir "${WORK}/example")

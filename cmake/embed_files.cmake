@@ -1,0 +1,11 @@
+# Writes a source with the texts of FILES for server/ctl/sdk_files.h: cmake -DOUT=… "-DFILES=a;b" -P embed_files.cmake
+set(source "#include \"server/ctl/sdk_files.h\"\n\n#include <array>\n\nnamespace skerry::ctl {\n\nstd::span<const SdkFile> sdk_files() {\n")
+list(LENGTH FILES count)
+string(APPEND source "  static constexpr std::array<SdkFile, ${count}> kFiles = {{\n")
+foreach(file IN LISTS FILES)
+  file(READ "${file}" text)
+  get_filename_component(name "${file}" NAME)
+  string(APPEND source "    {\"${name}\", R\"embedded(${text})embedded\"},\n")
+endforeach()
+string(APPEND source "  }};\n  return kFiles;\n}\n\n}  // namespace skerry::ctl\n")
+file(WRITE "${OUT}" "${source}")
