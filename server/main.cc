@@ -164,6 +164,7 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   Metrics metrics;
   const auto unix_now = [&clock] { return static_cast<std::int64_t>(clock.unix_ms()); };
 
+  SKERRY_TRY(check_identity(home));
   SKERRY_ASSIGN(const CertificateAuthority authority, CertificateAuthority::open(home));
   SKERRY_TRY(authority.renew_server_certificate(unix_now()));
   SKERRY_ASSIGN(Store store, Store::open(home, random, {.restored = arguments.restored, .now_ms = unix_now()}));
