@@ -250,14 +250,14 @@ void RunMachine::State::commit(std::uint64_t number, Instant now) {
   Count command;
   command.exchange = number;
   std::vector<strategies::Measured> reports;
-  std::uint64_t most_steps = 0;
+  std::vector<std::uint64_t> steps_done;
   for (const Task* task : counted) {
     command.tasks.push_back(task_id(task->serial));
     command.nodes.push_back(task->node);
     command.total_weight += task->weight;
     command.examples += task->examples;
     reports.push_back({task->examples, &task->metrics});
-    most_steps = std::max(most_steps, task->steps);
+    steps_done.push_back(task->steps);
     Node& node = nodes.at(task->node);
     ++node.counted;
     touch(node);
@@ -267,7 +267,7 @@ void RunMachine::State::commit(std::uint64_t number, Instant now) {
     command.fragments.push_back({fragment, versions[fragment], versions[fragment] + 1});
     ++versions[fragment];
   }
-  position += setup.spec.training.steps > 0 ? setup.spec.training.steps : most_steps;
+  position += setup.spec.training.steps > 0 ? setup.spec.training.steps : median(std::move(steps_done));
   std::map<FragmentIndex, std::uint64_t> released;
   for (const auto& step : command.fragments) released[step.fragment] = step.new_version;
   for (const auto serial : exchange.accepted) {

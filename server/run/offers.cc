@@ -25,10 +25,14 @@ std::vector<double> RunMachine::State::needed_metrics(const UpdateStored& update
   return values;
 }
 
-double RunMachine::State::weight_of(const UpdateStored& update) const {
+std::uint64_t RunMachine::State::steps_of(const Task& task, const UpdateStored& update) const {
+  return task.inner_steps > 0 ? std::min(update.steps, task.inner_steps) : update.steps;
+}
+
+double RunMachine::State::weight_of(const Task& task, const UpdateStored& update) const {
   return strategies::weight_of({.examples = update.examples,
                                 .tokens = update.tokens,
-                                .steps = update.steps,
+                                .steps = steps_of(task, update),
                                 .factor = 1,
                                 .node = update.node,
                                 .metrics = needed_metrics(update)},
@@ -56,7 +60,7 @@ std::string RunMachine::State::objection(const Task& task, const UpdateStored& u
     if (const auto metric = update.metrics.find(name); metric == update.metrics.end() || !std::isfinite(metric->second))
       return "the update does not report " + name + ", which aggregation.rule " + setup.spec.aggregation.name +
              " needs of every node";
-  if (update.examples == 0 || weight_of(update) <= 0)
+  if (update.examples == 0 || weight_of(task, update) <= 0)
     return "the update weighs nothing: it reports " + std::to_string(update.examples) + " examples, " +
            std::to_string(update.tokens) + " tokens and " + std::to_string(update.steps) + " steps";
   return "";
@@ -99,8 +103,8 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
   task.accepted = true;
   task.examples = update.examples;
   task.tokens = update.tokens;
-  task.steps = update.steps;
-  task.weight = task.factor * weight_of(update);
+  task.steps = steps_of(task, update);
+  task.weight = task.factor * weight_of(task, update);
   task.metrics = strategies::merge_metrics({{update.examples, &update.metrics}}, setup.spec.limits.metrics);
   task.needed_metrics = needed_metrics(update);
   if (update.base_versions.size() < lanes[task.lane].size())
@@ -117,12 +121,7 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
   node.last_turn = exchange->number;
   if (const auto separation = setup.spec.participation.minimum_separation; separation > 1)
     turns[node.last_turn + separation].insert(node.name);
-  if (node.steps == 0) ++workers;
-  // Never more than the task asked for: what one node claims must not move the schedule of others.
-  const std::uint64_t asked = task.inner_steps;
-  const std::uint64_t done = std::max<std::uint64_t>(1, asked > 0 ? std::min(update.steps, asked) : update.steps);
-  node.steps += done;
-  total_steps += done;
+  node.steps = std::min(node.steps + std::max<std::uint64_t>(1, task.steps), kMostCounted);
   for (const auto& [fragment, version] : update.base_versions) node.fresh[fragment] = false;
   update_idle(node);
   touch(node);

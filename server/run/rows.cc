@@ -68,8 +68,6 @@ static std::string core_row(const RunMachine::State& s, Instant now) {
                   {"voids", s.lane_voids},
                   {"groups", groups_of(s, now)},
                   {"position", s.position},
-                  {"total_steps", s.total_steps},
-                  {"workers", s.workers},
                   {"begun", s.begun},
                   {"evaluation_due", s.evaluation_due}});
 }
@@ -198,8 +196,6 @@ static void load_core(RunMachine::State& s, const json& row, Instant now) {
     s.set_timer({TimerKind::kGroup, kept.at("number").get<std::uint64_t>(), {}}, group.latest);
   }
   s.position = row.at("position").get<std::uint64_t>();
-  s.total_steps = row.at("total_steps").get<std::uint64_t>();
-  s.workers = row.at("workers").get<std::uint64_t>();
   s.begun = row.at("begun").get<bool>();
   s.evaluation_due = row.at("evaluation_due").get<bool>();
 }

@@ -63,7 +63,12 @@ RunStatus RunMachine::status() const {
   if (state.phase == State::Phase::kFinished) return {state.outcome, state.outcome_reason};
   if (state.paused) return {"paused", state.pause_reason};
   if (state.phase == State::Phase::kFinalEvaluation) return {"running", "evaluating the last version"};
-  if (!state.exchanges.empty() || !state.tasks.empty()) return {"running", ""};
+  if (!state.exchanges.empty() || !state.tasks.empty()) {
+    for (const auto& name : state.required)
+      if (const auto node = state.nodes.find(name); node == state.nodes.end() || !node->second.connected)
+        return {"running", "waiting for " + name + ", without which nothing is committed"};
+    return {"running", ""};
+  }
   const auto& participation = state.setup.spec.participation;
   const auto needed = state.asynchronous() ? participation.start_nodes
                       : state.begun        ? participation.quorum
@@ -71,6 +76,9 @@ RunStatus RunMachine::status() const {
   std::string reason = std::to_string(state.idle.size()) + " of " + std::to_string(needed) + " nodes are ready";
   for (const auto& name : state.required)
     if (state.idle.count(name) == 0) reason += ", " + name + " is missing";
+  std::size_t resting = 0;
+  for (const auto& [exchange, names] : state.turns) resting += names.size();
+  if (resting > 0) reason += ", " + std::to_string(resting) + " wait for their turn (participation.minimum_separation)";
   return {"waiting", std::move(reason)};
 }
 

@@ -3,6 +3,7 @@
 // evaluations.cc the life of an evaluation, rows.cc how all of it is kept.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <optional>
@@ -208,6 +209,8 @@ struct RunMachine::State {
   void fill_slots(Instant now);
   void assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now);
   void assign_again(Task& task, Instant now);
+  /// Asynchronous: where a newcomer begins, which is where the others are.
+  std::uint64_t usual_steps() const;
   AssignTask describe(const Task& task, Instant now) const;
   /// The task ends without an update that counts, and its node has failed at it.
   void give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now);
@@ -221,7 +224,9 @@ struct RunMachine::State {
   /// Why this update must not count; empty: it may.
   std::string objection(const Task& task, const UpdateStored& update) const;
   void accept(Task& task, const UpdateStored& update, Instant now);
-  double weight_of(const UpdateStored& update) const;
+  /// Inner steps that it may count for: what it says, never more than its task asked for.
+  std::uint64_t steps_of(const Task& task, const UpdateStored& update) const;
+  double weight_of(const Task& task, const UpdateStored& update) const;
   std::vector<double> needed_metrics(const UpdateStored& update) const;
 
   // ---- pace.cc
@@ -261,6 +266,13 @@ struct RunMachine::State {
 
   std::string task_id(Serial serial) const;
   std::optional<Serial> serial_of(const std::string& id) const;
+  /// The middle one (of two, the smaller), which no single claim moves far; 0 where there are none.
+  static std::uint64_t median(std::vector<std::uint64_t> values) {
+    if (values.empty()) return 0;
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+  }
   void emit(Command command) { out.push_back(std::move(command)); }
   bool asynchronous() const { return setup.spec.participation.mode == ParticipationSpec::Mode::kAsynchronous; }
   bool accepts_work() const { return phase == Phase::kRunning && !paused; }
@@ -287,8 +299,6 @@ struct RunMachine::State {
   std::vector<std::uint64_t> lane_voids;  ///< rounds per lane that were void
   std::map<std::uint64_t, Group> groups;
   std::uint64_t position = 0;     ///< synchronous: inner steps of the run so far
-  std::uint64_t total_steps = 0;  ///< accepted, of all nodes
-  std::uint64_t workers = 0;      ///< nodes that ever delivered
   bool begun = false;             ///< start_nodes were there once
   bool evaluation_due = false;
 

@@ -175,8 +175,7 @@ void RunMachine::State::assign_train(Node& node, Exchange* exchange, std::uint32
   } else {
     task.exchange = lane_collecting[lane] != 0 ? lane_collecting[lane] : next_exchange;
     task.seed = strategies::task_seed(setup.spec.seed, node.name, node.tasks + 1);
-    // A newcomer begins where the others are on the average.
-    task.first_step = node.steps > 0 || workers == 0 ? node.steps : total_steps / workers;
+    task.first_step = node.steps > 0 ? node.steps : usual_steps();
     if (const double limit = setup.spec.participation.deadline_s; limit > 0) {
       task.deadline = now + ms(limit);
       set_timer({TimerKind::kTask, task.serial, {}}, *task.deadline);
@@ -198,6 +197,13 @@ void RunMachine::State::assign_train(Node& node, Exchange* exchange, std::uint32
     command.read.push_back({fragment, versions[fragment], last});
   }
   emit(std::move(command));
+}
+
+std::uint64_t RunMachine::State::usual_steps() const {
+  std::vector<std::uint64_t> steps;
+  for (const auto& [name, node] : nodes)
+    if (node.steps > 0) steps.push_back(node.steps);
+  return median(std::move(steps));
 }
 
 /// For a node that came back: everything the task builds on, because nobody knows what it still has.

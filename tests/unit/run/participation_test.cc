@@ -199,6 +199,14 @@ TEST_CASE("while a required node is away, the others do not pile up updates") {
   CHECK(all<AssignTask>(world.tell(Reduced{.exchange = 1})).size() == 2);
 }
 
+TEST_CASE("an open exchange says which required node it waits for") {
+  World world("[participation]\nrequired_nodes = [\"z\"]\n" + kNoEvaluation);
+  world.join("z");
+  CHECK(world.machine.status().status_reason == "");
+  world.tell(NodeLeft{.node = "z", .for_good = true});
+  CHECK(world.machine.status().status_reason == "waiting for z, without which nothing is committed");
+}
+
 // ---- turns
 
 TEST_CASE("a node's participations are as many exchanges apart as the run says") {
@@ -228,6 +236,14 @@ TEST_CASE("a node that waits for its turn says so") {
   const auto a = only<AssignTask>(world.join("a"));
   CHECK(all<AssignTask>(world.deliver(a)).empty());
   CHECK(world.machine.view().nodes[0].detail == "it took part in exchange 1 and may again in exchange 3");
+}
+
+TEST_CASE("a run with too few nodes for their turns says what it waits for") {
+  World world("[participation]\ncohort_size = 1\nminimum_separation = 2\n" + kNoEvaluation);
+  world.deliver(only<AssignTask>(world.join("a")));
+  world.tell(Reduced{.exchange = 1});
+  CHECK(world.machine.status().status_reason ==
+        "0 of 1 nodes are ready, 1 wait for their turn (participation.minimum_separation)");
 }
 
 // ---- concurrency
@@ -421,4 +437,26 @@ TEST_CASE("control fragments go with their twins, frozen ones stay, and evaluati
   CHECK(next[0].kind == TaskKind::kEvaluate);
   CHECK(next[0].read.size() == 2);  // the frozen one, too
   CHECK(next[1].read.size() == 2);  // not the frozen one, which it has
+}
+
+TEST_CASE("a node that claims more steps than its task asked for counts what was asked") {
+  World world("[aggregation]\nweights = \"steps\"\n" + kNoEvaluation);
+  const auto task = only<AssignTask>(world.join("a"));
+  UpdateStored update{.task = task.task, .node = "a", .base_versions = {{0, 0}}, .examples = 1, .steps = 1'000'000};
+  const auto reduce = only<Reduce>(world.tell(update));
+  CHECK(reduce.inputs[0].steps == 10);
+  CHECK(reduce.inputs[0].weight == 10);
+}
+
+TEST_CASE("one node's claim does not end everybody's schedule where epochs count") {
+  World world("");
+  world.setup.spec = spec_with("[participation]\nstart_nodes = 3\n" + kNoEvaluation);
+  world.setup.spec.training.steps = 0;
+  world.machine = RunMachine(world.setup);
+  const auto tasks = join_all(world, 3);
+  std::uint64_t steps[] = {7, std::uint64_t{1} << 53, 8};
+  for (std::size_t i = 0; i < 3; ++i)
+    world.tell(UpdateStored{
+        .task = tasks[i].task, .node = tasks[i].node, .base_versions = {{0, 0}}, .examples = 1, .steps = steps[i]});
+  CHECK(all<AssignTask>(world.tell(Reduced{.exchange = 1}))[0].first_step == 8);
 }
