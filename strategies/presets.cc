@@ -36,11 +36,11 @@ Preset fedavgm() {
           .evaluation = on_holdouts()};
 }
 
-// Federated momentum (Huo et al., algorithm 3): v' = w − ηΔ; w' = v' + β(v' − v), v starting at the model.
+// Federated momentum (Huo et al.): v' = w − ηΔ; w' = v' + β(v' − v), v starting at the model.
 Preset fedmom() {
   return {.name = "fedmom",
           .meaning = "federated averaging with Nesterov's momentum over models",
-          .source = "arXiv 2002.02090, algorithm 3",
+          .source = "arXiv 2002.02090",
           .when_to_use = "As fedavgm, where the learning rate has a schedule: steps already taken keep their length.",
           .participation = everyone(),
           .exchange = whole_model({.epochs = 1}),

@@ -5,8 +5,6 @@
 #include <string>
 #include <string_view>
 
-#include "strategies/catalogue.h"
-#include "strategies/combination.h"
 #include "strategies/evaluation.h"
 #include "strategies/exchange.h"
 #include "strategies/part.h"

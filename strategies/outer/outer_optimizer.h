@@ -37,7 +37,7 @@ struct MomentumOptions {
 /// PyTorch's form: u ← βu + Δ; change = −η (Δ + βu). DiLoCo (arXiv 2311.08105); torch.optim.SGD(momentum=β,
 /// nesterov=True).
 ///
-/// FedMom's form (arXiv 2002.02090, algorithm 3): v' = w − ηΔ; w' = v' + β(v' − v), where v starts at the model. Kept
+/// FedMom's form (arXiv 2002.02090): v' = w − ηΔ; w' = v' + β(v' − v), where v starts at the model. Kept
 /// is z = v − w, which starts at zero as every state does: z ← β(z + ηΔ); change = −ηΔ − z. With a constant η both
 /// forms are the same walk; they differ where η changes, because z remembers steps and u outer gradients.
 struct NesterovOptions {

@@ -42,7 +42,7 @@ def momentum(o, w, state, g, rate, t):  # torch.optim.SGD(momentum)
 
 def nesterov(o, w, state, g, rate, t):
     beta = o["momentum"]
-    if o.get("form") == "fedmom":  # arXiv 2002.02090, algorithm 3: two sequences of models
+    if o.get("form") == "fedmom":  # arXiv 2002.02090: two sequences of models
         before = state.get("v", w)  # v_0 = w_0
         state["v"] = w - rate * g
         return state["v"] + beta * (state["v"] - before)
