@@ -22,8 +22,8 @@ std::map<std::string, double> merge_metrics(const std::vector<Measured>& reports
   std::map<std::string, double> means;
   for (const auto& [name, sum] : sums) {
     if (weights[name] <= 0) continue;
-    const double mean = sum / weights[name];
-    means[name] = name == "perplexity" ? std::exp(mean) : mean;
+    const double mean = name == "perplexity" ? std::exp(sum / weights[name]) : sum / weights[name];
+    if (std::isfinite(mean)) means[name] = mean;  // finite reports may have a sum beyond all numbers
   }
   return means;
 }

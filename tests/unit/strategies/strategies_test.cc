@@ -64,6 +64,15 @@ TEST_CASE("perplexities merge as the pooled text's would") {
   CHECK(merge_metrics({{10, &a}, {10, &b}}, {"perplexity"}).at("perplexity") == Approx(4.0));
 }
 
+TEST_CASE("a metric whose sum is beyond all numbers has no mean") {
+  const std::map<std::string, double> huge = {
+      {"loss", 1e308}, {"accuracy", 0.5}, {"perplexity", 1.7976931348623157e308}};
+  const auto merged = merge_metrics({{1000, &huge}}, {"loss", "accuracy", "perplexity"});
+  CHECK(merged.at("accuracy") == 0.5);
+  CHECK(merged.count("loss") == 0);
+  for (const auto& [name, mean] : merged) CHECK(std::isfinite(mean));
+}
+
 TEST_CASE("a target is reached from its own side") {
   StopSpec stop;
   CHECK_FALSE(target_reached(stop, {{"loss", 0.1}}));
