@@ -10,6 +10,7 @@ namespace {
 constexpr std::array<const char*, 6> kNames = {"examples", "tokens",   "steps",
                                                "uniform",  "reported", "token_rate"};  // in the order of Weights
 constexpr double kMost = 9007199254740992.0;  // 2^53, as for everything that nodes count
+constexpr double kLeast = 1 / kMost;          // so that no discount takes a weight that counts to 0
 
 const char* name_of(Weights by) { return kNames[static_cast<std::size_t>(by)]; }
 
@@ -22,7 +23,8 @@ double uncapped(const Contribution& contribution, Weights by) {
     case Weights::kSteps: return steps;
     case Weights::kUniform: return 1;
     case Weights::kReported:
-      return contribution.metrics.empty() ? 1 : std::clamp(contribution.metrics.front(), 0.0, kMost);
+      if (contribution.metrics.empty()) return 1;
+      return contribution.metrics.front() < kLeast ? 0 : std::min(contribution.metrics.front(), kMost);
     case Weights::kTokenRate: return steps > 0 ? tokens * (tokens / steps) : 0;
   }
   return 0;
@@ -36,6 +38,7 @@ double weight_of(const Contribution& contribution, const Weighting& weighting) {
 }
 
 double weight_of(const Contribution& contribution, const Part& part) {
+  if (part.name == "normalised_mean" && contribution.steps == 0) return 0;
   const auto weights = part.parameters.find("weights");
   const auto* by = weights == part.parameters.end() ? nullptr : std::get_if<std::string>(&weights->second);
   const auto name = by == nullptr ? kNames.end() : std::find(kNames.begin(), kNames.end(), *by);

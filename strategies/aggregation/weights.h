@@ -14,7 +14,7 @@ enum class Weights {
   kTokens,
   kSteps,      ///< its inner steps
   kUniform,    ///< 1 each
-  kReported,   ///< the metric "weight" that the node reports; below 0 counts as 0, above 2^53 as 2^53
+  kReported,   ///< the metric "weight" that the node reports; below 2^-53 counts as 0, above 2^53 as 2^53
   kTokenRate,  ///< tokens × tokens per inner step, quantity times quality (decoupled DiLoCo); 0 without steps
 };
 
@@ -28,7 +28,7 @@ struct Weighting {
 double weight_of(const Contribution& contribution, const Weighting& weighting);
 
 /// What an update weighs under a rule: as the part's parameters `weights` and `weight_cap` say; 1 for a rule without weights
-/// of ours, and where a report is asked for and not there.
+/// of ours, and where a report is asked for and not there; 0 without inner steps for normalised_mean, which divides by them.
 double weight_of(const Contribution& contribution, const Part& part);
 
 /// Each update's share of the total: weight · factor / Σ weight · factor. INVALID_ARGUMENT beginning with `rule` where all

@@ -63,6 +63,20 @@ TEST_CASE("a reported weight is what the node's metric says, within bounds") {
   CHECK(weight_of(Contribution{1, 1, 1, 1.0, "a", {1e308}}, Weighting{Weights::kReported, 0}) == 9007199254740992.0);
 }
 
+TEST_CASE("a weight that counts is not taken to 0 by a discount") {
+  const auto weighed = [](double reported) {
+    return weight_of(Contribution{1, 1, 1, 1.0, "a", {reported}}, Weighting{Weights::kReported, 0});
+  };
+  CHECK(weighed(5e-324) == 0);
+  CHECK(weighed(0x1p-53) == 0x1p-53);
+}
+
+TEST_CASE("an update without inner steps weighs nothing under the normalised mean") {
+  CHECK(weight_of(Contribution{.examples = 10, .steps = 0}, normalised_mean()) == 0);
+  CHECK(weight_of(Contribution{.examples = 10, .steps = 1}, normalised_mean()) == 10);
+  CHECK(weight_of(Contribution{.examples = 10, .steps = 0}, weighted_mean()) == 10);
+}
+
 TEST_CASE("a discount that is kept shortens the step, one that is renormalised moves weight") {
   const std::vector<Contribution> late = {{10, 0, 1, 0.25}};
   using Discount = WeightedMeanOptions::Discount;
