@@ -112,7 +112,8 @@ Preset bulyan_preset() {
           .evaluation = on_holdouts()};
 }
 
-// RFA (Pillutla et al., algorithm 2): the geometric median, weighted by examples.
+// RFA (Pillutla et al., algorithm 2): the geometric median. The paper's α_k are shares of the examples; here nodes count
+// alike, because a hostile one would claim the most.
 Preset geomedian() {
   return {.name = "geomedian",
           .meaning = "the geometric median of the updates",
