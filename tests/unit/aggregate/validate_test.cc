@@ -56,4 +56,15 @@ TEST_CASE("an unknown encoding and a missing file are refused") {
   CHECK(validate_update("f32", Payload::file("/nowhere/at/all"), 1).error().code == Code::kNotFound);
 }
 
+TEST_CASE("a scale or codebook that is not finite is refused, also where no value uses it") {
+  std::string scaled("\0\0\x80\x7f\0\0\0", 7);  // infinity times three zeros
+  CHECK(validate_update("int8_block", Payload::in_memory(scaled), 3).error().message.find("the scale of elements 0 to 2 is "
+                                                                                         "+infinity") != std::string::npos);
+  std::string coded(1024 + 3, '\x80');
+  std::fill_n(coded.begin(), 1024, '\0');
+  CHECK(validate_update("int8", Payload::in_memory(coded), 3)->norm == 0.0);
+  coded.replace(1020, 4, std::string("\0\0\xc0\x7f", 4));
+  CHECK(validate_update("int8", Payload::in_memory(coded), 3).error().message.find("code 255 is NaN") != std::string::npos);
+}
+
 }  // namespace skerry::server
