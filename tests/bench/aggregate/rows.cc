@@ -33,9 +33,12 @@ Speed speed_of(AggregationEngine& engine, const Settings& settings, const Spool&
   job.rule = &rule;
   std::vector<double> aggregates;
   std::vector<double> reads;
+  const auto measure = [&](const std::function<void()>& body) {
+    return settings.cpu_time ? cpu_seconds_of(body) / engine.threads() : seconds_of(body);
+  };
   for (unsigned i = 0; i < settings.repeat + 1; ++i) {
-    const double read = seconds_of([&] { read_all(engine, spool); });
-    const double aggregate = seconds_of([&] { (void)must(engine.measure(job)); });
+    const double read = measure([&] { read_all(engine, spool); });
+    const double aggregate = measure([&] { (void)must(engine.measure(job)); });
     if (i == 0) continue;  // the first round warms up
     reads.push_back(read);
     aggregates.push_back(aggregate);
