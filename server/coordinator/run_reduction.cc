@@ -20,6 +20,7 @@ using FindVersion = std::function<const VersionRecord*(std::uint32_t fragment, s
 struct FragmentJob {
   FragmentShape shape;
   VersionRecord base;
+  std::uint64_t version = 0;  // to be made
   std::map<std::uint64_t, VersionRecord> older;  // that updates were measured against, by number
   std::vector<std::shared_ptr<const AcceptedUpdate>> updates;
   std::optional<strategies::Rule> rule;  // instead of the plan's
@@ -52,14 +53,14 @@ Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, c
   VersionRecord& version = reduction.version;
   version.run_id = run_id;
   version.fragment = fragment.shape.name;
-  version.version = fragment.job.step;
+  version.version = fragment.version;
   version.exchange = exchange;
   SKERRY_ASSIGN(version.whole, keep(outcome.fragment, output.fragment, cargo));
   SKERRY_ASSIGN(version.step, keep(outcome.step, output.step, cargo));
   if (version.step.size > 0) version.step_encoding = fragment.job.down;
   version.state_size = outcome.state.size;
   if (outcome.state.size > 0 && !output.state.empty()) {
-    version.state_name = run_id + "." + fragment.shape.name + "." + std::to_string(fragment.job.step);
+    version.state_name = run_id + "." + fragment.shape.name + "." + std::to_string(fragment.version);
     SKERRY_TRY(cargo.adopt_state(output.state, version.state_name, /*synced=*/true));
   } else {
     version.state_bytes = std::move(outcome.state.bytes);
@@ -81,7 +82,7 @@ Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_
                                   CargoStore& cargo, AggregationEngine& engine) {
   if (fragment.job.updates.empty()) {
     Reduction unchanged{fragment.base, {}};
-    unchanged.version.version = fragment.job.step;
+    unchanged.version.version = fragment.version;
     unchanged.version.exchange = exchange;
     unchanged.version.step = {};
     unchanged.version.step_encoding.clear();
@@ -174,7 +175,10 @@ Result<ReductionWork> plan_reduction(const Reduce& command, const RunPlan& plan,
     job.data_offset = fragment.shape.data_offset;
     job.base = fragment_payload(fragment.base, cargo);
     job.state = state_payload(fragment.base, cargo);
-    job.step = step.new_version;
+    fragment.version = step.new_version;
+    // Where exchanges may pass a fragment by, its optimizer's state counts those that moved it.
+    const bool counted_by_state = plan.rule.needs.partial_updates && !plan.outer.state_vectors.empty();
+    job.step = counted_by_state ? 0 : step.new_version;
     job.rule = &plan.rule;
     job.outer = &plan.outer;
     job.down = plan.spec.exchange.down;

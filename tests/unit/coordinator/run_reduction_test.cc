@@ -95,6 +95,26 @@ TEST_CASE("a fragment that no update carries stays as it was under the next numb
   CHECK(reductions[1].version.whole.content_id != world.versions.at({1, 0}).whole.content_id);
 }
 
+TEST_CASE("an adaptive optimizer's first step of a fragment is its first, however many exchanges passed the fragment by") {
+  World world("strategy = \"fedadam\"\n" + kSteps + "[aggregation]\nrule = \"module_mean\"\n[exchange]\nfragments = 2\n");
+  world.add("a", {{0, 0.5f}, {1, 0.5f}});
+  const auto at_once = world.values(1, world.reduce()[1].version);
+
+  World later("strategy = \"fedadam\"\n" + kSteps + "[aggregation]\nrule = \"module_mean\"\n[exchange]\nfragments = 2\n");
+  later.add("a", {{0, 0.5f}});
+  const auto first = later.reduce();
+  for (std::uint32_t fragment = 0; fragment < 2; ++fragment) {
+    later.versions[{fragment, 1}] = first[fragment].version;
+    later.command.fragments[fragment] = {fragment, 1, 2};
+  }
+  later.accepted.clear();
+  later.command.inputs.clear();
+  later.add("a", {{0, 0.5f}, {1, 0.5f}}, 1);
+  const auto reductions = later.reduce();
+  CHECK(reductions[1].version.version == 2);
+  CHECK(later.values(1, reductions[1].version) == at_once);
+}
+
 TEST_CASE("a rule is told who sent an update, its metrics, its discount and which exchange this is") {
   World world(kSteps);
   world.add("a", {{0, 1.0f}});
