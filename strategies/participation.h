@@ -47,8 +47,8 @@ std::vector<std::string> required_nodes(const ParticipationSpec& spec, const Nee
 /// example a needed metric that limits.metrics does not let nodes report.
 Result<void> check_participation(const RunSpec& spec, const Needs& needs);
 
-/// How many of `ready` nodes make an exchange's cohort: cohort_size, else the fraction of them rounded up, but never fewer
-/// than the quorum where that many are ready.
+/// How many of `ready` nodes make an exchange's cohort: cohort_size, else the fraction of them rounded up, but never
+/// fewer than the quorum where that many are ready.
 std::size_t cohort_target(const ParticipationSpec& spec, std::size_t ready);
 
 /// How many nodes are invited for a cohort of `goal`: goal × over_selection, rounded up. Source: Bonawitz et al., arXiv
@@ -62,8 +62,8 @@ std::size_t needed_for(const ParticipationSpec& spec, std::size_t invited);
 
 /// Adaptive grace: for how many milliseconds after the quorum an exchange goes on.
 ///
-/// Never longer than grace_safety times `quorum_ms`, what the quorum took since the exchange opened, nor than grace_s where
-/// that is not -1. Within that bound it lasts as long as the slowest of those who can be expected by its end:
+/// Never longer than grace_safety times `quorum_ms`, what the quorum took since the exchange opened, nor than grace_s
+/// where that is not -1. Within that bound it lasts as long as the slowest of those who can be expected by its end:
 /// `remaining_ms` says for each node that is still awaited when its update should come by its measured speed (negative
 /// where it is overdue), nothing where that speed is not known; such a node is given the whole bound. A quarter of the
 /// expected wait is added, because measured times scatter; a node that cannot be expected within the bound is not
@@ -89,14 +89,14 @@ struct Placement {
 };
 
 /// The node joins the group that lets it do most steps and still arrive with it, if those are within [minimum_steps,
-/// most]. Otherwise it begins a group of its own, which is to arrive with the next turn of the group there is whose next
-/// turn is last, as far as those bounds let it; that turn is taken as `most` steps of the group's fastest member after its
-/// arrival. The first node of all does `most` steps. After Li et al., arXiv 2309.14675 (arrival groups).
+/// most]. Otherwise it begins a group of its own, which is to arrive with the next turn of the group there is whose
+/// next turn is last, as far as those bounds let it; that turn is taken as `most` steps of the group's fastest member
+/// after its arrival. The first node of all does `most` steps. After Li et al., arXiv 2309.14675 (arrival groups).
 Placement fedcompass_steps(const ParticipationSpec& spec, std::uint64_t most, double step_ms, std::int64_t now,
                            std::span<const ArrivalGroup> groups);
 
-/// The node's place in a draw: those with the smallest numbers are taken. The same seed, exchange (asynchronous: serial of
-/// the task to give) and name give the same number, so that the draw does not depend on who joined first.
+/// The node's place in a draw: those with the smallest numbers are taken. The same seed, exchange (asynchronous: serial
+/// of the task to give) and name give the same number, so that the draw does not depend on who joined first.
 std::uint64_t draw_order(std::uint64_t seed, std::uint64_t exchange, std::string_view node);
 
 /// What an update measured `staleness` exchanges ago still counts: (1 + s)^-exponent, or nothing beyond

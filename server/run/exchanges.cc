@@ -122,7 +122,8 @@ void RunMachine::State::check_lane(std::uint32_t lane, Instant now) {
   if (exchange.missing.empty() && has_enough(exchange)) begin_reduce(exchange, now);
 }
 
-/// Asynchronous: whether only required nodes may be missing. A FedCompass exchange without anybody at work expects no group.
+/// Asynchronous: whether only required nodes may be missing. A FedCompass exchange without anybody at work expects no
+/// group.
 bool RunMachine::State::has_enough(const Exchange& exchange) const {
   if (setup.spec.participation.work != ParticipationSpec::Work::kFedCompass)
     return exchange.accepted.size() >= setup.spec.participation.buffer;
@@ -158,7 +159,8 @@ void RunMachine::State::close_void(std::uint64_t number) {
   const std::uint32_t lane = exchange.lane;
   std::string reason = "exchange " + std::to_string(number) + " is void: " + std::to_string(exchange.accepted.size()) +
                        " of " + std::to_string(exchange.invited) + " invited nodes returned, " +
-                       std::to_string(strategies::needed_for(setup.spec.participation, exchange.invited)) + " were needed";
+                       std::to_string(strategies::needed_for(setup.spec.participation, exchange.invited)) +
+                       " were needed";
   if (!exchange.missing.empty()) reason += ", " + *exchange.missing.begin() + " among them";
   const std::set<Serial> late = exchange.outstanding;
   for (const auto serial : late) {

@@ -87,15 +87,17 @@ static std::string node_row(const RunMachine::State::Node& node) {
 }
 
 static std::string task_row(const RunMachine::State& s, const RunMachine::State::Task& task, Instant now) {
-  json row = {{"node", task.node},   {"kind", static_cast<int>(task.kind)},
-              {"lane", task.lane},   {"exchange", task.exchange},
-              {"round", task.round}, {"bases", task.bases},
+  json row = {{"node", task.node},
+              {"kind", static_cast<int>(task.kind)},
+              {"lane", task.lane},
+              {"exchange", task.exchange},
+              {"round", task.round},
+              {"bases", task.bases},
               {"prefix", task.prefix.empty() ? s.setup.task_prefix : task.prefix}};
   if (task.accepted) {
-    row["accepted"] = {{"examples", task.examples},   {"tokens", task.tokens}, {"steps", task.steps},
-                       {"staleness", task.staleness}, {"factor", task.factor}, {"weight", task.weight},
-                       {"metrics", task.metrics},     {"needed", task.needed_metrics},
-                       {"carries", task.carries}};
+    row["accepted"] = {{"examples", task.examples},   {"tokens", task.tokens},         {"steps", task.steps},
+                       {"staleness", task.staleness}, {"factor", task.factor},         {"weight", task.weight},
+                       {"metrics", task.metrics},     {"needed", task.needed_metrics}, {"carries", task.carries}};
   } else {
     row["seed"] = task.seed;
     row["steps"] = task.inner_steps;

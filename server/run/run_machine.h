@@ -31,14 +31,14 @@ enum class TaskKind : std::uint8_t { kTrain = 1, kEvaluate = 2 };  // numbers of
 /// What never changes while a run lives.
 struct RunSetup {
   std::string run_id;
-  /// Task ids are `<task_prefix>.<serial>`. Unique among all runs and epochs of a coordinator: the run's id with the epoch,
-  /// because after a restored backup the serial numbers may have gone back. Tasks given out under an earlier prefix keep
-  /// their ids.
+  /// Task ids are `<task_prefix>.<serial>`. Unique among all runs and epochs of a coordinator: the run's id with the
+  /// epoch, because after a restored backup the serial numbers may have gone back. Tasks given out under an earlier
+  /// prefix keep their ids.
   std::string task_prefix;
   RunSpec spec;
   std::vector<std::string> fragments;  ///< names in the order of the model's layout; never empty
-  /// Parallel to `fragments`; empty: all are exchanged. The i-th control fragment is the twin of the i-th exchanged one and
-  /// goes with it; frozen fragments belong to no exchange and stay at version 0.
+  /// Parallel to `fragments`; empty: all are exchanged. The i-th control fragment is the twin of the i-th exchanged one
+  /// and goes with it; frozen fragments belong to no exchange and stay at version 0.
   std::vector<FragmentRole> roles = {};
   strategies::Needs needs = {};  ///< of the run's aggregation rule
 };
@@ -186,8 +186,8 @@ struct CountReport {
   std::map<FragmentIndex, std::uint64_t> versions;  ///< a report: what was measured; an update: what contains it
 };
 
-/// Final: the update of this task never counts. Sent as the answer to an offer, also to a repeated one (the shell records
-/// the decision once and tells it again), and for accepted updates of an exchange that will not be committed.
+/// Final: the update of this task never counts. Sent as the answer to an offer, also to a repeated one (the shell
+/// records the decision once and tells it again), and for accepted updates of an exchange that will not be committed.
 struct Discard {
   std::string task;
   std::string node;
@@ -210,7 +210,6 @@ struct AskStore {
   std::string otherwise;
   bool record = true;
 };
-
 
 struct ReduceInput {
   std::string task;
@@ -285,8 +284,8 @@ struct WakeAt {
   Instant at = 0;
 };
 
-using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count, Void,
-                             EvaluationDone, Finish, WakeAt>;
+using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count,
+                             Void, EvaluationDone, Finish, WakeAt>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What people see
@@ -379,12 +378,12 @@ class RunMachine {
   /// By fragment index. What is released; never goes back.
   std::vector<std::uint64_t> versions() const;
 
-  /// Whether this task's update may still be offered and accepted: it was given out, and neither was its update accepted
-  /// nor its end decided.
+  /// Whether this task's update may still be offered and accepted: it was given out, and neither was its update
+  /// accepted nor its end decided.
   bool awaits(const std::string& task) const;
 
-  /// Fragment versions that the store must keep (ascending, by fragment): what an outstanding task may still have to read,
-  /// and with Needs::rebased what an accepted update was measured against.
+  /// Fragment versions that the store must keep (ascending, by fragment): what an outstanding task may still have to
+  /// read, and with Needs::rebased what an accepted update was measured against.
   std::vector<std::vector<std::uint64_t>> needed_versions() const;
 
   struct State;  ///< its inside, for the sources of this directory alone

@@ -34,12 +34,12 @@ struct RunMachine::State {
     bool paused = false;
     bool resting = false;  ///< after failures: until its retry timer, or (benched) until it joins again
     bool benched = false;
-    Serial train_task = 0;       ///< outstanding; 0: none
-    Serial evaluate_task = 0;    ///< outstanding; 0: none
-    std::uint64_t worked = 0;    ///< synchronous: the last exchange it delivered to or gave up
-    std::uint64_t invited = 0;   ///< synchronous: the last exchange it was given a task of
-    std::uint64_t last_turn = 0; ///< the last exchange that has an update of it
-    double step_ms = 0;          ///< measured, smoothed: time of an inner step, or of a task where epochs count; 0: unknown
+    Serial train_task = 0;        ///< outstanding; 0: none
+    Serial evaluate_task = 0;     ///< outstanding; 0: none
+    std::uint64_t worked = 0;     ///< synchronous: the last exchange it delivered to or gave up
+    std::uint64_t invited = 0;    ///< synchronous: the last exchange it was given a task of
+    std::uint64_t last_turn = 0;  ///< the last exchange that has an update of it
+    double step_ms = 0;  ///< measured, smoothed: time of an inner step, or of a task where epochs count; 0: unknown
     std::uint32_t attempts = 0;  ///< synchronous: failed tasks in exchange `worked_at`
     std::uint32_t failures = 0;  ///< one after another
     std::string last_failure;
@@ -79,7 +79,7 @@ struct RunMachine::State {
     double factor = 1;
     double weight = 0;
     std::map<std::string, double> metrics;
-    std::vector<double> needed_metrics;   ///< those of Needs::metrics, in that order
+    std::vector<double> needed_metrics;  ///< those of Needs::metrics, in that order
     std::vector<FragmentIndex> carries;  ///< fewer fragments than the lane has; empty: all of them
   };
 
@@ -88,14 +88,14 @@ struct RunMachine::State {
     std::uint32_t lane = 0;
     std::uint64_t base_version = 0;  ///< of every fragment of the lane
     bool reducing = false;
-    std::size_t goal = 0;          ///< synchronous: updates that are enough, whoever else was invited
-    std::size_t target = 0;        ///< nodes it may have, required ones besides
-    std::size_t invited = 0;       ///< synchronous: nodes that were given a task
-    std::uint64_t nodes = 0;       ///< reducing: nodes that consented
-    bool due = false;              ///< fedcompass: a group whose updates it has is complete
-    Instant opened = 0;            ///< synchronous
-    std::set<std::string> missing; ///< required nodes whose update is not in
-    std::set<Serial> outstanding;  ///< synchronous
+    std::size_t goal = 0;           ///< synchronous: updates that are enough, whoever else was invited
+    std::size_t target = 0;         ///< nodes it may have, required ones besides
+    std::size_t invited = 0;        ///< synchronous: nodes that were given a task
+    std::uint64_t nodes = 0;        ///< reducing: nodes that consented
+    bool due = false;               ///< fedcompass: a group whose updates it has is complete
+    Instant opened = 0;             ///< synchronous
+    std::set<std::string> missing;  ///< required nodes whose update is not in
+    std::set<Serial> outstanding;   ///< synchronous
     std::set<Serial> accepted;
     std::size_t awaited = 0;       ///< of `outstanding`
     std::set<std::string> failed;  ///< nodes that gave up
@@ -131,7 +131,17 @@ struct RunMachine::State {
   };
 
   struct TimerKey {
-    enum class Kind : std::uint8_t { kDeadline, kGrace, kRescue, kReduce, kEvaluation, kTask, kReconnect, kRetry, kGroup };
+    enum class Kind : std::uint8_t {
+      kDeadline,
+      kGrace,
+      kRescue,
+      kReduce,
+      kEvaluation,
+      kTask,
+      kReconnect,
+      kRetry,
+      kGroup
+    };
     Kind kind = Kind::kDeadline;
     std::uint64_t id = 0;  ///< exchange, task or group
     std::string node;
@@ -298,8 +308,8 @@ struct RunMachine::State {
   std::vector<std::uint64_t> versions;
   std::vector<std::uint64_t> lane_voids;  ///< rounds per lane that were void
   std::map<std::uint64_t, Group> groups;
-  std::uint64_t position = 0;     ///< synchronous: inner steps of the run so far
-  bool begun = false;             ///< start_nodes were there once
+  std::uint64_t position = 0;  ///< synchronous: inner steps of the run so far
+  bool begun = false;          ///< start_nodes were there once
   bool evaluation_due = false;
 
   // Kept in rows of their own.
@@ -309,14 +319,14 @@ struct RunMachine::State {
   std::optional<Evaluation> evaluation;
 
   // Not kept: derived, or forgotten by a restart on purpose.
-  std::set<std::string> idle;                  ///< eligible nodes without a train task
+  std::set<std::string> idle;                            ///< eligible nodes without a train task
   std::map<std::uint64_t, std::set<std::string>> turns;  ///< by exchange: nodes that may take part again from it on
-  std::size_t consenting = 0;                  ///< nodes that are not gone
-  std::size_t training = 0;                    ///< train tasks that are awaited
-  std::multiset<double> speeds;                ///< Node::step_ms of the nodes that are here, where known
-  std::vector<std::uint64_t> lane_collecting;  ///< exchange per lane; 0: none
-  std::vector<std::uint64_t> lane_reducing;    ///< exchange per lane; 0: none
-  std::unordered_map<Serial, Ended> ended;     ///< how tasks ended; the latest kEndedKept
+  std::size_t consenting = 0;                            ///< nodes that are not gone
+  std::size_t training = 0;                              ///< train tasks that are awaited
+  std::multiset<double> speeds;                          ///< Node::step_ms of the nodes that are here, where known
+  std::vector<std::uint64_t> lane_collecting;            ///< exchange per lane; 0: none
+  std::vector<std::uint64_t> lane_reducing;              ///< exchange per lane; 0: none
+  std::unordered_map<Serial, Ended> ended;               ///< how tasks ended; the latest kEndedKept
   std::deque<Serial> ended_order;
   std::map<TimerKey, Instant> timers;
   std::set<std::pair<Instant, TimerKey>> timer_order;

@@ -89,8 +89,8 @@ bool RunMachine::State::waits_for_others(std::uint32_t lane, const Node& node) c
   return has_enough(exchange) && exchange.missing.count(node.name) == 0;
 }
 
-/// Asynchronous: where nodes must wait for their turns, an exchange gets no more updates than it needs. Those who came in
-/// excess would be missing in the next one.
+/// Asynchronous: where nodes must wait for their turns, an exchange gets no more updates than it needs. Those who came
+/// in excess would be missing in the next one.
 bool RunMachine::State::is_full(std::uint32_t lane, std::size_t on_the_way) const {
   if (setup.spec.participation.minimum_separation <= 1) return false;
   const std::size_t accepted = lane_collecting[lane] != 0 ? exchanges.at(lane_collecting[lane]).accepted.size() : 0;

@@ -117,8 +117,8 @@ void SimCoordinator::check_task(const server::AssignTask& command) {
     if (read.version < *stored_[read.fragment].rbegin() && stored_[read.fragment].count(read.version) == 0)
       world_.violation("task " + command.task + " reads a version that is not stored any more");
   if (command.kind != server::TaskKind::kTrain) return;
-  const std::uint64_t least = participation.work == ParticipationSpec::Work::kEqual ? setup_.spec.training.steps
-                                                                                   : participation.minimum_steps;
+  const std::uint64_t least =
+      participation.work == ParticipationSpec::Work::kEqual ? setup_.spec.training.steps : participation.minimum_steps;
   if (command.steps < least || command.steps > setup_.spec.training.steps)
     world_.violation("task " + command.task + " asks for " + std::to_string(command.steps) + " steps");
   if (repeated(command.task) || participation.concurrency == 0) return;
@@ -251,8 +251,9 @@ void SimCoordinator::on(const server::Reduce& command) {
   if (command.nodes < nodes.size()) world_.violation("more nodes delivered than consented");
   for (const auto& name : setup_.spec.participation.required_nodes)
     if (nodes.count(name) == 0) world_.violation("an exchange is reduced without " + name);
-  if (asked_.emplace(command.exchange, arguments).first->second != arguments)
+  if (const auto before = asked_.find(command.exchange); before != asked_.end() && before->second != arguments)
     world_.violation("exchange " + std::to_string(command.exchange) + " is reduced anew with other arguments");
+  batch_.durable.push_back([this, command, arguments] { asked_[command.exchange] = arguments; });
   const bool fails = world_.faults() && world_.random.chance(world_.shape.reduce_failures);
   const auto finish = [this, command, contents, fails] {
     if (fails) return handle(server::Reduced{command.exchange, unavailable("the disk is full")});

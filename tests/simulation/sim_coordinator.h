@@ -96,11 +96,11 @@ class SimCoordinator {
   std::map<std::string, Stored> accepted_;
   std::map<std::string, Decision> decided_;
   std::vector<std::vector<std::uint64_t>> released_;  ///< by fragment: the content of each version
-  std::set<std::string> given_;  ///< tasks that were given out once
+  std::set<std::string> given_;                       ///< tasks that were given out once
   std::uint64_t voids_ = 0;
-  std::map<std::string, std::uint64_t> last_turn_;         ///< by node: the exchange of its last accepted update
-  std::map<std::uint64_t, std::string> asked_;             ///< by exchange: the arguments of its reduction
-  std::vector<std::set<std::uint64_t>> stored_;            ///< by fragment: versions that are not pruned
+  std::map<std::string, std::uint64_t> last_turn_;  ///< by node: the exchange of its last accepted update
+  std::map<std::uint64_t, std::string> asked_;      ///< by exchange: the arguments of its reduction
+  std::vector<std::set<std::uint64_t>> stored_;     ///< by fragment: versions that are not pruned
   std::optional<std::string> outcome_;
   std::uint64_t boots_ = 0;
   std::uint64_t counted_ = 0;

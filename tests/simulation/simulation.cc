@@ -114,7 +114,8 @@ steps = 20
     setup.roles.push_back(role);
   };
   for (int i = 0; i < shape.fragments; ++i) add("f" + std::to_string(i), FragmentRole::kExchanged);
-  for (int i = 0; shape.twins && i < shape.fragments; ++i) add("f" + std::to_string(i) + "-control", FragmentRole::kControl);
+  for (int i = 0; shape.twins && i < shape.fragments; ++i)
+    add("f" + std::to_string(i) + "-control", FragmentRole::kControl);
   if (shape.frozen) add("frozen", FragmentRole::kFrozen);
   setup.needs.partial_updates = shape.partial;
   setup.needs.rebased = shape.rebased;

@@ -228,7 +228,8 @@ TEST_CASE("a node's participations are as many exchanges apart as the run says")
   }
   for (std::size_t i = 0; i + 2 < turns.size(); ++i)
     CHECK(std::set<std::string>(turns.begin() + static_cast<std::ptrdiff_t>(i),
-                                turns.begin() + static_cast<std::ptrdiff_t>(i) + 3).size() == 3);
+                                turns.begin() + static_cast<std::ptrdiff_t>(i) + 3)
+              .size() == 3);
 }
 
 TEST_CASE("a node that waits for its turn says so") {
@@ -307,9 +308,8 @@ TEST_CASE("speeds survive a restart, and a task given again is not measured") {
 }
 
 TEST_CASE("FedCompass measures a newcomer with few steps and then lets it arrive with a group there is") {
-  World world(
-      "[participation]\nmode = \"asynchronous\"\nwork = \"fedcompass\"\nminimum_steps = 2\nstart_nodes = 2\n" +
-      kNoEvaluation);
+  World world("[participation]\nmode = \"asynchronous\"\nwork = \"fedcompass\"\nminimum_steps = 2\nstart_nodes = 2\n" +
+              kNoEvaluation);
   auto tasks = join_all(world, 2);
   CHECK(tasks[0].steps == 2);
   world.wait(200);
@@ -363,7 +363,8 @@ TEST_CASE("an update that lacks a metric which the rule needs is discarded with 
 }
 
 TEST_CASE("the rule gets the metrics it needs and how many nodes consented, also after a restart") {
-  auto setup = setup_with(kNoEvaluation + "[participation]\ncohort_size = 1\nstart_nodes = 3\n[limits]\nmetrics = [\"start_loss\"]\n");
+  auto setup = setup_with(kNoEvaluation +
+                          "[participation]\ncohort_size = 1\nstart_nodes = 3\n[limits]\nmetrics = [\"start_loss\"]\n");
   setup.needs.metrics = {"start_loss"};
   World world("");
   world.setup = setup;

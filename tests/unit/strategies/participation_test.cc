@@ -114,7 +114,8 @@ TEST_CASE("a metric that the rule needs must be one that nodes may report") {
   const auto refused = check_participation(spec, needs);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().message ==
-        "aggregation.rule q_ffl needs every node to report start_loss, but limits.metrics does not name it: add it there");
+        "aggregation.rule q_ffl needs every node to report start_loss, but limits.metrics does not name it: add it "
+        "there");
   spec.limits.metrics.push_back("start_loss");
   CHECK(check_participation(spec, needs).ok());
 }
