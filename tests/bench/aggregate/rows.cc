@@ -192,7 +192,7 @@ std::span<const Benchmark> benchmarks() {
       {"agg_small", false, small},     {"agg_median", false, coordinate_median},
       {"agg_trimmed", false, trimmed}, {"agg_krum", false, krum},
       {"agg_bulyan", false, bulyan},   {"agg_mean_int8", false, mean_int8},
-      {"agg_beyond_memory", true, beyond_memory},
+      {"agg_plugin", false, across_the_boundary}, {"agg_beyond_memory", true, beyond_memory},
   };
   return kAll;
 }

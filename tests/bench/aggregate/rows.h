@@ -14,6 +14,9 @@ struct Benchmark {
   void (*run)(AggregationEngine& engine, const Settings& settings, const std::string& name);
 };
 
+/// agg_plugin (plugin_rows.cc).
+void across_the_boundary(AggregationEngine& engine, const Settings& settings, const std::string& name);
+
 /// In the order in which they run; docs/benchmarks.md says what each measures.
 std::span<const Benchmark> benchmarks();
 
