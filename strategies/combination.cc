@@ -107,6 +107,12 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
     notes.push_back("outer.optimizer " + outer +
                     " in an asynchronous run gives every update in turn the momentum meant for a whole round, and may "
                     "diverge (arXiv 2401.09135): consider delayed_nesterov or sgd");
+  const double hostile = std::max(number_in(spec.aggregation, "byzantine").value_or(0),
+                                  number_in(spec.aggregation, "trim").value_or(0));
+  if (asynchronous && hostile > 0 && spec.participation.minimum_separation <= 1)
+    notes.push_back("aggregation.rule " + rule +
+                    " counts hostile updates, and in an asynchronous run a fast node may have several of an exchange: "
+                    "participation.minimum_separation 2 lets it have one");
   if (number_in(spec.aggregation, "byzantine") == 0.0)
     notes.push_back("aggregation.byzantine is 0: " + rule + " then holds against no hostile update");
   const double momentum = nlohmann::json::parse(spec.training_json).value("momentum", 0.0);

@@ -214,6 +214,11 @@ TEST_CASE("what is possible but rarely meant is said") {
   CHECK(notes("[outer]\noptimizer = \"delayed_nesterov\"\n[participation]\nmode = \"asynchronous\"\n").empty());
   CHECK(notes("[aggregation]\nrule = \"krum\"\nbyzantine = 0\n[participation]\nquorum = 3\n") ==
         std::vector<std::string>{"aggregation.byzantine is 0: krum then holds against no hostile update"});
+  const std::string krum = "[aggregation]\nrule = \"krum\"\n[participation]\nmode = \"asynchronous\"\nbuffer = 5\n";
+  const auto several = notes(krum);
+  REQUIRE(several.size() == 1);
+  CHECK(several[0].find("aggregation.rule krum counts hostile updates") == 0);
+  CHECK(notes(krum + "minimum_separation = 2\n").empty());
   CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", "momentum = 0.9\n").size() == 1);
   CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", "momentum = 0.9\n").empty());
   CHECK(notes("[aggregation]\nrule = \"sign_majority\"\n").size() == 1);
