@@ -218,8 +218,10 @@ void RunMachine::State::on(const EvaluationReported& event, Instant now) {
   const Task* task = find_task(event.task, event.node, TaskKind::kEvaluate);
   if (task == nullptr) return;
   const Serial serial = task->serial;
-  if (event.examples == 0) {
-    const std::string reason = "the report measured no examples";
+  if (event.examples == 0 || event.examples > kMostCounted) {
+    const std::string reason = event.examples == 0 ? "the report measured no examples"
+                                                   : "the report measured " + std::to_string(event.examples) +
+                                                         " examples; nobody has more than 2^53 of them";
     emit(Discard{event.task, event.node, reason});
     end_task(serial, reason, false);
     return check_evaluation(now);

@@ -9,11 +9,6 @@
 #include "strategies/participation.h"
 
 namespace skerry::server {
-namespace {
-
-constexpr std::uint64_t kMostCounted = std::uint64_t{1} << 53;  // sums of many such counts do not overflow
-
-}  // namespace
 
 using TimerKind = RunMachine::State::TimerKey::Kind;
 

@@ -19,6 +19,8 @@
 namespace skerry::server {
 
 struct RunMachine::State {
+  static constexpr std::uint64_t kMostCounted = std::uint64_t{1} << 53;  ///< sums of many such counts do not overflow
+
   using Serial = std::uint64_t;
   using Commands = std::vector<Command>;
 

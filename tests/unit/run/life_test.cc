@@ -118,3 +118,11 @@ TEST_CASE("events out of place change nothing") {
   CHECK(world.tell(Tick{}).empty());
   CHECK_FALSE(only<AskStore>(world.tell(EvaluationReported{.task = "x.1", .node = "a"})).record);
 }
+
+TEST_CASE("a report of more examples than anybody can have is discarded") {
+  World world("");
+  world.deliver(only<AssignTask>(world.join("a", 100, 10)));
+  const auto tasks = all<AssignTask>(world.tell(Reduced{.exchange = 1}));
+  const auto answer = only<Discard>(world.report(tasks[0], 0.5, ~std::uint64_t{0}));
+  CHECK(answer.reason == "the report measured 18446744073709551615 examples; nobody has more than 2^53 of them");
+}
