@@ -1,6 +1,7 @@
 #include "strategies/combination.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include <nlohmann/json.hpp>
@@ -37,6 +38,22 @@ Result<void> check_counts(const Needs& needs, const Surroundings& offered, const
                             (offered.asynchronous ? "lower participation.buffer" : "set participation.cohort_size") +
                             " to no more than that");
   return {};
+}
+
+/// Whether normalised_mean knows how far the nodes' inner steps go.
+void add_notes_on_steps(const RunSpec& spec, std::vector<std::string>& notes) {
+  const auto training = nlohmann::json::parse(spec.training_json);
+  const double momentum = training.value("momentum", 0.0);
+  const std::string lengths = ": normalised_mean then divides updates by other lengths than they have";
+  if (training.value("optimizer", "") != "sgd")
+    notes.push_back("training.optimizer is " + training.value("optimizer", "") + ", not sgd" + lengths);
+  else if (momentum > 0 && training.value("optimizer_state", "") == "keep")
+    notes.push_back("training.momentum is kept between tasks (training.optimizer_state reset forgets it)" + lengths);
+  if (number_in(spec.aggregation, "momentum") != momentum)
+    notes.push_back("aggregation.momentum and training.momentum differ" + lengths);
+  const double pull = spec.training.learning_rate * spec.training.proximal;
+  if (std::abs(number_in(spec.aggregation, "proximal").value_or(0) - pull) > 1e-9 * pull)
+    notes.push_back("aggregation.proximal is not training.learning_rate times training.proximal" + lengths);
 }
 
 }  // namespace
@@ -115,11 +132,7 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
                     "participation.minimum_separation 2 lets it have one");
   if (number_in(spec.aggregation, "byzantine") == 0.0)
     notes.push_back("aggregation.byzantine is 0: " + rule + " then holds against no hostile update");
-  const double momentum = nlohmann::json::parse(spec.training_json).value("momentum", 0.0);
-  if (rule == "normalised_mean" && number_in(spec.aggregation, "momentum") != momentum)
-    notes.push_back(
-        "aggregation.momentum and training.momentum differ: normalised_mean then divides updates by other "
-        "lengths than they have");
+  if (rule == "normalised_mean") add_notes_on_steps(spec, notes);
   if (rule == "sign_majority" && spec.aggregation.parameters.at("magnitude") == Value(std::string("unit")) &&
       number_in(spec.outer, "learning_rate") > 0.1)
     notes.push_back(

@@ -219,8 +219,12 @@ TEST_CASE("what is possible but rarely meant is said") {
   REQUIRE(several.size() == 1);
   CHECK(several[0].find("aggregation.rule krum counts hostile updates") == 0);
   CHECK(notes(krum + "minimum_separation = 2\n").empty());
-  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", "momentum = 0.9\n").size() == 1);
-  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", "momentum = 0.9\n").empty());
+  const std::string reset = "momentum = 0.9\noptimizer_state = \"reset\"\n";
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", reset).size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", reset).empty());
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nmomentum = 0.9\n", "momentum = 0.9\n").size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\n", "proximal = 0.5\n").size() == 1);
+  CHECK(notes("[aggregation]\nrule = \"normalised_mean\"\nproximal = 0.05\n", "proximal = 0.5\n").empty());
   CHECK(notes("[aggregation]\nrule = \"sign_majority\"\n").size() == 1);
   CHECK(notes("[aggregation]\nrule = \"sign_majority\"\n[outer]\nlearning_rate = 0.001\n").empty());
   CHECK(notes("[aggregation]\nrule = \"qffl\"\nlearning_rate = 0.2\n").size() == 1);
