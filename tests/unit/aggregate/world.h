@@ -8,10 +8,10 @@
 #include <vector>
 
 #include <catch2/catch.hpp>
-#include <hwy/targets.h>
 
 #include "server/aggregate/engine.h"
 #include "strategies/aggregation/weighted_mean.h"
+#include "tests/support/simd_targets.h"
 #include "tests/support/temp_dir.h"
 
 namespace skerry::server {
@@ -122,15 +122,5 @@ struct World {
 
 /// The values of a fragment file.
 inline std::vector<float> values_of(std::string_view fragment) { return floats_of(fragment.substr(World::kHeader)); }
-
-/// Runs `check` once for every SIMD target that was compiled and that this machine has.
-template <typename Check>
-void on_every_target(const Check& check) {
-  for (auto left = static_cast<std::int64_t>(hwy::SupportedTargets()); left != 0; left &= left - 1) {
-    hwy::SetSupportedTargetsForTest(left & -left);
-    check();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-}
 
 }  // namespace skerry::server

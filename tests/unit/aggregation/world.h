@@ -7,9 +7,9 @@
 #include <vector>
 
 #include <catch2/catch.hpp>
-#include <hwy/targets.h>
 
 #include "strategies/aggregation/rule.h"
+#include "tests/support/simd_targets.h"
 
 namespace skerry::strategies {
 
@@ -135,16 +135,6 @@ inline Rows random_rows(std::size_t rows, std::size_t count, std::uint32_t seed)
   for (auto& row : out)
     for (float& value : row) value = draws.next();
   return out;
-}
-
-/// Runs `check` once for every SIMD target that was compiled and that this machine has.
-template <typename Check>
-void on_every_target(const Check& check) {
-  for (auto left = static_cast<std::int64_t>(hwy::SupportedTargets()); left != 0; left &= left - 1) {
-    hwy::SetSupportedTargetsForTest(left & -left);
-    check();
-  }
-  hwy::SetSupportedTargetsForTest(0);
 }
 
 }  // namespace skerry::strategies

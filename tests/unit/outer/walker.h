@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include <hwy/targets.h>
 #include <catch2/catch.hpp>
 
 #include "strategies/outer/outer_optimizer.h"
+#include "tests/support/simd_targets.h"
 
 namespace skerry::strategies {
 
@@ -55,17 +55,6 @@ inline std::vector<float> some_values(std::size_t count, unsigned seed) {
     value = std::ldexp(mantissa, static_cast<int>(state % 30) - 20);
   }
   return values;
-}
-
-/// Runs `check` once for every SIMD target that was compiled and that this machine has.
-template <typename Check>
-void on_every_target(const Check& check) {
-  const auto targets = hwy::SupportedTargets();
-  for (std::int64_t left = static_cast<std::int64_t>(targets); left != 0; left &= left - 1) {
-    hwy::SetSupportedTargetsForTest(left & -left);
-    check();
-  }
-  hwy::SetSupportedTargetsForTest(0);
 }
 
 }  // namespace skerry::strategies
