@@ -9,6 +9,13 @@
 #include "strategies/participation.h"
 
 namespace skerry::server {
+namespace {
+
+// Sums, momenta and squares of updates up to this length stay in the range of float32, so that none of them alone can stop
+// a reduction.
+constexpr double kAbsurdNorm = 1e15;
+
+}  // namespace
 
 using TimerKind = RunMachine::State::TimerKey::Kind;
 
@@ -45,6 +52,8 @@ std::string RunMachine::State::objection(const Task& task, const UpdateStored& u
              ", the task builds on version " + std::to_string(task.bases[fragment]);
   }
   if (!std::isfinite(update.norm) || update.norm < 0) return "the update's norm is not a finite number";
+  if (update.norm > kAbsurdNorm)
+    return "the update's norm is above 1e15, which no model bears; lower the learning rate or set training.clip_norm";
   if (const double most = setup.spec.limits.maximum_update_norm; most > 0 && update.norm > most)
     return "the update's norm is " + std::to_string(update.norm) + ", limits.maximum_update_norm allows " +
            std::to_string(most);

@@ -100,6 +100,18 @@ TEST_CASE("an update that weighs nothing, is too large or not finite is discarde
   CHECK(world.machine.view().nodes.front().discarded == 1);
 }
 
+TEST_CASE("an update of absurd length is discarded whatever the run allows, and one of a great length is not") {
+  World world("[evaluation]\nevery = 0\n");
+  auto update = update_of(only<AssignTask>(world.join("a")));
+  update.norm = 1e38;
+  const auto answer = world.tell(update);
+  CHECK(only<Discard>(answer).reason.find("above 1e15") != std::string::npos);
+  World other("[evaluation]\nevery = 0\n");
+  update = update_of(only<AssignTask>(other.join("a")));
+  update.norm = 1e14;
+  CHECK(all<Discard>(other.tell(update)).empty());
+}
+
 TEST_CASE("metrics that the spec does not name or that are not finite do not reach anybody") {
   World world("[evaluation]\nevery = 0\n");
   auto update = update_of(only<AssignTask>(world.join("a")));
