@@ -186,7 +186,7 @@ std::vector<Field> make_fields() {
       text("stop.comparison", words("at_least"), {"at_least", "at_most"}, "the run ends when the metric is that"),
       number("stop.value", 0.0, -kNoLimit, kNoLimit, "the metric's target"),
 
-      number("limits.maximum_update_norm", 0.0, 0, kNoLimit, "L2 norm over which an update is discarded; 0: none"),
+      number("limits.maximum_update_norm", 0.0, 0, kNoLimit, "L2 norm over which an update is discarded; 0: 1e15"),
       metrics,
   };
 }
