@@ -130,12 +130,15 @@ void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
   for (const auto serial : {node.evaluate_task, node.train_task})
     if (serial != 0) end_task(serial, "its node left the run", false);
   check_evaluation(now);
-  if (!asynchronous() && exchange != 0) {
-    // A drawn cohort gets another member; where everyone works already, nobody is left to ask.
-    if (const auto open = exchanges.find(exchange); open != exchanges.end() && open->second.target != SIZE_MAX)
-      fill(open->second, now);
-    check_complete(exchange, now);
-  }
+  if (!asynchronous() && exchange != 0) lose_member(exchange, now);
+}
+
+/// Synchronous: one who worked for the exchange is not awaited any more.
+void RunMachine::State::lose_member(std::uint64_t exchange, Instant now) {
+  // A drawn cohort gets another member; where everyone works already, nobody is left to ask.
+  if (const auto open = exchanges.find(exchange); open != exchanges.end() && open->second.target != SIZE_MAX)
+    fill(open->second, now);
+  check_complete(exchange, now);
 }
 
 void RunMachine::State::on(const NodePaused& event, Instant now) {
@@ -309,7 +312,7 @@ void RunMachine::State::fire(const TimerKey& key, Instant now) {
       for (const auto serial : {node.evaluate_task, node.train_task})
         if (serial != 0) set_awaited(tasks.at(serial), false);
       check_evaluation(now);
-      if (!asynchronous() && exchange != 0) check_complete(exchange, now);
+      if (!asynchronous() && exchange != 0) lose_member(exchange, now);
       return;
     }
     case TimerKind::kRetry: {

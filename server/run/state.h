@@ -175,6 +175,7 @@ struct RunMachine::State {
   Task* find_task(const std::string& id, const std::string& node, TaskKind kind);
   void forgive(Node& node);
   void mark_away(Node& node, Instant now, bool for_good);
+  void lose_member(std::uint64_t exchange, Instant now);
 
   // ---- exchanges.cc
   bool open_exchange(Instant now);

@@ -59,7 +59,7 @@ void RunMachine::State::wake_turns(Instant now) {
 
 /// Synchronous: whether one more node may begin work for the exchange.
 bool RunMachine::State::takes_more(const Exchange& exchange, Instant now) const {
-  if (exchange.reducing || exchange.outstanding.size() + exchange.accepted.size() >= exchange.target) return false;
+  if (exchange.reducing || exchange.awaited + exchange.accepted.size() >= exchange.target) return false;
   if (!satisfied(exchange)) return true;
   if (exchange.grace) return false;
   return !exchange.deadline || 2 * (*exchange.deadline - now) >= ms(setup.spec.participation.deadline_s);
@@ -123,7 +123,7 @@ void RunMachine::State::fill(Exchange& exchange, Instant now) {
     const std::uint64_t order = drawn ? strategies::draw_order(setup.spec.seed, exchange.number, name) | 1 : 0;
     candidates.emplace_back(missing ? 0 : order, name);
   }
-  const std::size_t at_work = exchange.outstanding.size() + exchange.accepted.size();
+  const std::size_t at_work = exchange.awaited + exchange.accepted.size();
   const std::size_t room = std::max(needed, exchange.target - std::min(exchange.target, at_work));
   if (candidates.size() > room) {
     std::nth_element(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(room), candidates.end());

@@ -54,6 +54,29 @@ TEST_CASE("the goal and who was invited survive a restart") {
   CHECK(only<Reduce>(world.deliver(tasks[1])).inputs.size() == 2);
 }
 
+TEST_CASE("a member of a drawn cohort that does not come back is replaced, and may deliver all the same") {
+  World world("[participation]\ncohort_size = 2\nquorum = 2\nstart_nodes = 3\nreconnect_s = 30\n" + kNoEvaluation);
+  const auto tasks = join_all(world, 3);
+  REQUIRE(tasks.size() == 2);
+  world.tell(NodeLeft{tasks[0].node});
+  const auto replaced = only<AssignTask>(world.wait(30000));
+  CHECK(replaced.exchange == 1);
+  CHECK(replaced.node != tasks[0].node);
+  CHECK(only<AssignTask>(world.join(tasks[0].node)).task == tasks[0].task);
+  CHECK(all<Reduce>(world.deliver(tasks[0])).empty());
+  CHECK(only<Reduce>(world.deliver(replaced)).inputs.size() == 2);
+}
+
+TEST_CASE("a run does not stop for a cohort that has vanished as a whole") {
+  World world("[participation]\ncohort_size = 1\nstart_nodes = 2\nreconnect_s = 30\n" + kNoEvaluation);
+  const auto first = only<AssignTask>([&] {
+    world.join("a");
+    return world.join("b");
+  }());
+  world.tell(NodeLeft{first.node});
+  CHECK(only<Reduce>(world.deliver(only<AssignTask>(world.wait(30000)))).inputs.size() == 1);
+}
+
 // ---- completion rates
 
 TEST_CASE("an exchange to which too few of the invited returned is void: its updates are discarded, the round counts") {
