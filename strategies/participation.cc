@@ -35,8 +35,6 @@ Participation everyone() { return {}; }
 
 Participation at_least(std::uint64_t quorum) { return {.quorum = quorum}; }
 
-Participation a_fraction(double fraction) { return {.cohort_fraction = fraction}; }
-
 Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness) {
   return {.mode = ParticipationSpec::Mode::kAsynchronous, .buffer = buffer, .maximum_staleness = maximum_staleness};
 }

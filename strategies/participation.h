@@ -32,9 +32,6 @@ Participation everyone();
 /// The same; an exchange needs the updates of `quorum` nodes at least.
 Participation at_least(std::uint64_t quorum);
 
-/// A share of the ready nodes, drawn anew for each exchange. Source: McMahan et al., arXiv 1602.05629 (C).
-Participation a_fraction(double fraction);
-
 /// Every node on its own clock; an exchange for every `buffer` updates. Source: Nguyen et al., arXiv 2106.06639
 /// (FedBuff).
 Participation buffered(std::uint64_t buffer, std::uint64_t maximum_staleness);
