@@ -20,7 +20,8 @@ Preset fedavg() {
           .exchange = whole_model({.epochs = 5}),
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Federated averaging with server momentum (Hsu et al., §4.3): v ← βv + Δ; w ← w − v.
@@ -33,7 +34,8 @@ Preset fedavgm() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = momentum({.learning_rate = 1.0, .momentum = 0.9}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Federated momentum (Huo et al.): v' = w − ηΔ; w' = v' + β(v' − v), v starting at the model.
@@ -46,7 +48,8 @@ Preset fedmom() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = nesterov({.learning_rate = 1.0, .momentum = 0.9, .form = NesterovOptions::Form::kFedMom}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // FedProx (Li et al., algorithm 2): every node minimises its loss + μ/2 ‖w − received w‖². E = 20; μ = 1 is the best of
@@ -63,7 +66,7 @@ Preset fedprox() {
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = sgd({.learning_rate = 1.0}),
           .evaluation = on_holdouts(),
-          .objective = {.proximal = 1.0}};
+          .objective = {.optimizer = "sgd", .proximal = 1.0}};
 }
 
 // SCAFFOLD (Karimireddy et al., algorithm 1, option II): nodes step along g − c_k + c; the variates travel with the
@@ -92,6 +95,7 @@ Preset fedper() {
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = sgd({.learning_rate = 1.0}),
           .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"},
           .also = "[exchange]\npersonal = [\"layers.1.*\"]  # tensors that never leave a node\n"};
 }
 
@@ -107,7 +111,8 @@ Preset fault_tolerant_fedavg() {
           .exchange = whole_model({.epochs = 5}),
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Adaptive federated optimization (Reddi et al., algorithm 2): the paper's pseudo-gradient is new − old and is added;
@@ -122,7 +127,8 @@ Preset fedadagrad() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = weighted_mean(Weights::kExamples),
           .outer = adagrad({.learning_rate = 0.1, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 Preset fedadam() {
@@ -135,7 +141,8 @@ Preset fedadam() {
       .exchange = whole_model({.epochs = 1}),
       .aggregation = weighted_mean(Weights::kExamples),
       .outer = adam({.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
-      .evaluation = on_holdouts()};
+      .evaluation = on_holdouts(),
+      .objective = {.optimizer = "sgd"}};
 }
 
 Preset fedyogi() {
@@ -148,7 +155,8 @@ Preset fedyogi() {
       .exchange = whole_model({.epochs = 1}),
       .aggregation = weighted_mean(Weights::kExamples),
       .outer = yogi({.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-3, .initial_accumulator = 1e-6}),
-      .evaluation = on_holdouts()};
+      .evaluation = on_holdouts(),
+      .objective = {.optimizer = "sgd"}};
 }
 
 // DiLoCo: H inner steps on every island, then one outer Nesterov step (Douillard et al., algorithm 1; weights by

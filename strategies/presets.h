@@ -14,7 +14,7 @@ namespace skerry::strategies {
 
 /// What trainers are told of how to train.
 struct Objective {
-  std::string optimizer = {};     ///< the inner one, where the method's formulas hold for it alone; empty: any
+  std::string optimizer = {};     ///< the inner one of the method's paper; empty: training.optimizer's default
   double proximal = 0;            ///< FedProx's μ
   bool control_variates = false;  ///< SCAFFOLD
   bool start_loss = false;        ///< report the loss of the model that a task starts from

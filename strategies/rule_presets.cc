@@ -55,7 +55,8 @@ Preset fedmedian() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = median(),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Trimmed mean (Yin et al., option II), one value off each end.
@@ -70,7 +71,8 @@ Preset fedtrimmedavg() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = trimmed_mean({.trim = 1}),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Krum (Blanchard et al., §4) for one hostile node: n ≥ 2f + 3 = 5.
@@ -83,7 +85,8 @@ Preset krum_preset() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = krum(1),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Multi-Krum (Blanchard et al., §5): the mean of the n − f − 2 best.
@@ -96,7 +99,8 @@ Preset multikrum() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = multi_krum({.byzantine = 1}),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Bulyan (El Mhamdi et al.) for one hostile node: n ≥ 4f + 3 = 7.
@@ -109,11 +113,12 @@ Preset bulyan_preset() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = bulyan(1),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
-// RFA (Pillutla et al., algorithm 2): the geometric median. The paper's α_k are shares of the examples; here nodes count
-// alike, because a hostile one would claim the most.
+// RFA (Pillutla et al., algorithm 2): the geometric median. The paper's α_k are shares of the examples; here nodes
+// count alike, because a hostile one would claim the most.
 Preset geomedian() {
   return {.name = "geomedian",
           .meaning = "the geometric median of the updates",
@@ -125,7 +130,8 @@ Preset geomedian() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = geometric_median(),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Centered clipping (Karimireddy et al., §5) around the last outer gradient; the paper's nodes use momentum 0.9.
@@ -138,7 +144,8 @@ Preset centered_clipping_preset() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = centered_clipping(),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Norm bounding (Sun et al., §4), at the median of the norms.
@@ -151,7 +158,8 @@ Preset norm_bound_preset() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = norm_bound(),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // FLTrust (Cao et al., algorithm 2): the coordinator's own daemon trains on a small clean data set, and every update is
@@ -166,6 +174,7 @@ Preset fltrust_preset() {
           .aggregation = fltrust(""),
           .outer = sgd({.learning_rate = 1.0}),
           .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"},
           .also = "[aggregation]\ntrusted = \"operator\"  # the node beside the clean data\n"};
 }
 
@@ -179,7 +188,8 @@ Preset sign_majority_preset() {
           .exchange = whole_model({.epochs = 1}),
           .aggregation = sign_majority(),
           .outer = sgd({.learning_rate = 1e-3}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // FedAsync (Xie et al., algorithm 1): w ← (1 − α_s) w + α_s w_k with α_s = α (1 + s)^-0.5, α = 0.6, and ρ = 0.005.
@@ -195,7 +205,7 @@ Preset fedasync() {
           {.weighting = {.by = Weights::kUniform}, .discount = WeightedMeanOptions::Discount::kKept, .rebase = true}),
       .outer = sgd({.learning_rate = 0.6}),
       .evaluation = on_holdouts(),
-      .objective = {.proximal = 0.005}};
+      .objective = {.optimizer = "sgd", .proximal = 0.005}};
 }
 
 // FedBuff (Nguyen et al., algorithm 1): a buffer of K = 10 updates, each by 1/√(1 + s).
@@ -211,7 +221,8 @@ Preset fedbuff() {
           .aggregation =
               weighted_mean({.weighting = {.by = Weights::kUniform}, .discount = WeightedMeanOptions::Discount::kKept}),
           .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
+          .evaluation = on_holdouts(),
+          .objective = {.optimizer = "sgd"}};
 }
 
 // Decoupled DiLoCo: fragments exchanged one after another, each as soon as a quorum and an adaptive grace window allow;
