@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,11 +24,14 @@ namespace skerry::trainer {
 /// Opens the data of an `open` line's data section; see DataSet::open.
 using OpenData = std::function<Result<std::unique_ptr<DataSet>>(const std::string& section, std::uint64_t context)>;
 
+/// Takes what a train task made of a fragment instead of a file; the values stay as they are until the next line.
+using TakeFragment = std::function<void(const std::string& fragment, std::span<const float> values)>;
+
 class Session {
  public:
   /// `channel` must outlive the session.
-  explicit Session(LineChannel& channel, OpenData open_data = DataSet::open)
-      : channel_(channel), open_data_(std::move(open_data)) {}
+  explicit Session(LineChannel& channel, OpenData open_data = DataSet::open, TakeFragment take_fragment = {})
+      : channel_(channel), open_data_(std::move(open_data)), take_fragment_(std::move(take_fragment)) {}
 
   /// Says hello, answers until the input ends, `close` comes or a fatal error was sent. The process's exit status: 0,
   /// or 1 after a fatal error. Between two steps of a task it looks for `cancel`, `merge` and `checkpoint`.
@@ -87,6 +91,7 @@ class Session {
   Result<void> apply_merge(Training& training, std::size_t entry);
   void report_progress(Training& training);
   Result<void> finish(Training& training);
+  Result<void> give(const std::string& fragment, const std::string& path);
 
   /// Loss and hits over a whole split.
   Result<Measurement> measure_split(const std::string& task, const std::string& split);
@@ -107,6 +112,7 @@ class Session {
 
   LineChannel& channel_;
   OpenData open_data_;
+  TakeFragment take_fragment_;
   std::unique_ptr<Open> open_;
   Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
   std::map<std::string, MergeRequest> arrived_;  // merged fragments that wait for their step

@@ -243,10 +243,17 @@ void Session::report_progress(Training& training) {
   channel_.send(progress_line(training.request.task, training.progress.step, training.steps, training.latest_loss));
 }
 
+Result<void> Session::give(const std::string& fragment, const std::string& path) {
+  if (!take_fragment_) return open_->state->write_fragment(fragment, path);
+  SKERRY_ASSIGN(const std::span<const float> values, open_->state->finite_fragment(fragment));
+  take_fragment_(fragment, values);
+  return {};
+}
+
 Result<void> Session::finish(Training& training) {
   TaskProgress& progress = training.progress;
   open_->state->end_task(training.request.task);
-  for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(open_->state->write_fragment(fragment, path));
+  for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
   progress.outcome.metrics["train_loss"] = progress.loss_sum / static_cast<double>(progress.outcome.examples);
   if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
   channel_.send(trained_line(training.request.task, progress.outcome));

@@ -136,13 +136,18 @@ Result<void> TrainerState::read_fragment(const std::string& name, const std::str
   return {};
 }
 
-Result<void> TrainerState::write_fragment(const std::string& name, const std::string& path) {
+Result<std::span<const float>> TrainerState::finite_fragment(const std::string& name) {
   SKERRY_ASSIGN(const std::span<float> values, fragment(name));
   if (!all_finite(values)) {
     return Error(failed_precondition("fragment \"" + name +
                                      "\" holds a value that is not finite after training; lower the learning rate or "
                                      "set training.clip_norm"));
   }
+  return std::span<const float>(values);
+}
+
+Result<void> TrainerState::write_fragment(const std::string& name, const std::string& path) {
+  SKERRY_ASSIGN(const std::span<const float> values, finite_fragment(name));
   const std::span<const std::byte> pieces[] = {as_bytes_of(headers_.at(name)), std::as_bytes(values)};
   return write_scratch_file(path, pieces);
 }

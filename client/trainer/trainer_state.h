@@ -50,7 +50,10 @@ class TrainerState {
   /// Whether the model has frozen tensors that were never read: no checkpoint holds them.
   bool lacks_frozen() const { return lacks_frozen_; }
 
-  /// Writes the fragment's tensors. FAILED_PRECONDITION where a value is not finite.
+  /// The fragment's tensors, to give away. FAILED_PRECONDITION where a value is not finite.
+  Result<std::span<const float>> finite_fragment(const std::string& name);
+
+  /// Writes the fragment's tensors. Errors as above.
   Result<void> write_fragment(const std::string& name, const std::string& path);
 
   /// Remembers what the fragment is now, for a later eager merge.

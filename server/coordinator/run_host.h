@@ -55,6 +55,7 @@ struct RunServices {
   /// What a node said was refused. Nobody needs a node that does little else.
   std::function<void(const std::string& node)> misbehaved;
   strategies::RuleCatalogue rules = {};  ///< that runs may name
+  bool own_updates = false;  ///< made in this process, their payloads in memory: see check_payloads
 };
 
 /// What a run's record says of it; its rounds are left to the caller.

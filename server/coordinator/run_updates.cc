@@ -27,7 +27,7 @@ void RunHost::offered(const std::string& node, v1::UpdateBody body, v1::SignedUp
     return;
   }
   if (accepted_.contains(task)) return handle(UpdateStored{.task = task, .node = node});  // its bytes were checked before
-  auto payloads = check_payloads(body, plan_.spec, plan_.shapes);
+  auto payloads = check_payloads(body, plan_.spec, plan_.shapes, services_.own_updates);
   if (!payloads.ok()) return invalid(task, node, payloads.error());
 
   Offer offer;

@@ -45,7 +45,7 @@ Result<v1::UpdateBody> open_update(const v1::SignedUpdate& update, const Identit
 }
 
 Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, const RunSpec& spec,
-                                                  const std::vector<FragmentShape>& shapes) {
+                                                  const std::vector<FragmentShape>& shapes, bool own) {
   if (body.spec_hash() != spec.hash)
     return invalid_argument("the update was made for run spec " + body.spec_hash() + ", this run's is " + spec.hash);
   if (body.kind() != v1::TASK_TRAIN) return invalid_argument("an update's kind is train or evaluate, not " + std::to_string(body.kind()));
@@ -67,13 +67,13 @@ Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, co
       return invalid_argument(where + "it has " + std::to_string(update.data().size()) + " bytes, " +
                               std::to_string(shape->elements) + " values in " + spec.exchange.up + " have " +
                               std::to_string(expected));
-    SKERRY_TRY(check_content_id(update.data().content_id()));
+    if (!own) SKERRY_TRY(check_content_id(update.data().content_id()));
     UpdatePayload payload{static_cast<std::uint32_t>(shape - shapes.begin()), update.base_version(), update.data().content_id(),
                           expected, update.data().inline_data()};
     if (!payload.inline_data.empty()) {
       if (payload.inline_data.size() != expected)
         return invalid_argument(where + std::to_string(payload.inline_data.size()) + " bytes came of " + std::to_string(expected));
-      if (content_id(payload.inline_data) != payload.content_id)
+      if (!own && content_id(payload.inline_data) != payload.content_id)
         return invalid_argument(where + "its bytes are not those of content id " + payload.content_id);
     }
     payloads.push_back(std::move(payload));

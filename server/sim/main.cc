@@ -265,7 +265,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--workers", arguments.workers, "Clients that compute at one time; changes no result (one a core)")
       ->check(CLI::Range(1, 1024))
       ->group("Machine");
-  app.add_option("--scratch", arguments.scratch, "Where large models and updates lie meanwhile (/dev/shm)")->group("Machine");
+  app.add_option("--scratch", arguments.scratch, "Where large models and the store lie meanwhile (/dev/shm)")->group("Machine");
   app.footer(
       "Example: skerry-sim run.toml --data mnist --clients 100 --partition dirichlet:0.5 --test 0.1 --out results\n"
       "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted (with the results so far).\n"

@@ -80,8 +80,8 @@ class Simulation {
         plan_(std::move(plan)),
         population_(std::move(population)),
         availability_(std::move(availability)),
-        shared_{plan_, "r-" + plan_.spec.hash.substr(0, 16) + "-1", join_path(options.scratch, "home/spool"),
-                join_path(options.scratch, "clients"), options.scenario.threads},
+        shared_{plan_, "r-" + plan_.spec.hash.substr(0, 16) + "-1", join_path(options.scratch, "clients"),
+                options.scenario.threads},
         pool_(std::max(1u, options.workers)) {}
 
   Result<SimulationResult> run();
@@ -111,10 +111,9 @@ class Simulation {
   Download download_of(const Member& member, const v1::Task& task) const;
   void arrive(const std::string& task);
   void offer(Outstanding& outstanding);
-  void fail(Outstanding& outstanding, const Error& error);
+  void fail(Outstanding& outstanding, Error error);
   void attack(Outstanding& outstanding);
   v1::UpdateBody body_of(const Outstanding& outstanding) const;
-  void forget(const std::string& task);
 
   // ---- who is there
   void set_there(std::size_t client, bool there);
@@ -392,9 +391,8 @@ void Simulation::cancel(const std::string& task) {
   Member& member = member_of(outstanding);
   if (outstanding.ticket && !pool_.cancel(*outstanding.ticket)) {
     // Begun or done by now, but not at this instant of the virtual clock.
-    pool_.submit(outstanding.job->client, [this, job = outstanding.job, with = member.client.get()] {
+    pool_.submit(outstanding.job->client, [job = outstanding.job, with = member.client.get()] {
       if (job->is_train() && job->answer.ok()) with->undo_task();
-      remove_payloads(shared_, *job);
     });
   }
   const std::size_t client = outstanding.job->client;
@@ -414,13 +412,6 @@ void Simulation::receive(const v1::Receipt& receipt) {
     ++(counted ? member.result.counted : member.result.discarded);
     if (counted) member.counted = receipt.task_id();
   }
-  forget(receipt.task_id());
-}
-
-void Simulation::forget(const std::string& task) {
-  const auto found = outstanding_.find(task);
-  if (found == outstanding_.end()) return;
-  if (found->second.ticket) remove_payloads(shared_, *found->second.job);
   outstanding_.erase(found);
 }
 
@@ -446,11 +437,11 @@ void Simulation::arrive(const std::string& task) {
   if (member.there) offer(outstanding);
 }
 
-void Simulation::fail(Outstanding& outstanding, const Error& error) {
+void Simulation::fail(Outstanding& outstanding, Error error) {
   const std::string task = outstanding.job->task.task_id();
   const std::string node = member_of(outstanding).plan.name;
-  forget(task);
-  coordinator_->run().failed(node, task, error);
+  outstanding_.erase(task);
+  coordinator_->run().failed(node, task, std::move(error));
 }
 
 void Simulation::offer(Outstanding& outstanding) {
@@ -460,12 +451,19 @@ void Simulation::offer(Outstanding& outstanding) {
   if (job.is_train() && !job.update.ok()) return fail(outstanding, job.update.error());
   outstanding.offered = true;
   Member& member = member_of(outstanding);
+  // The payloads stay in memory, beside the message that the store keeps.
   v1::UpdateBody body = body_of(outstanding);
   v1::SignedUpdate message;
   message.set_body(body.SerializeAsString());
-  member.result.bytes_up += message.body().size();
+  std::uint64_t payloads = 0;
   if (job.is_train())
-    for (const client::PendingUpload& upload : job.update->uploads) member.result.bytes_up += upload.size;
+    for (int i = 0; i < body.fragments_size(); ++i) {
+      v1::FragmentUpdate& made = job.update->fragments[static_cast<std::size_t>(i)];
+      payloads += made.data().size();
+      body.mutable_fragments(i)->mutable_data()->set_inline_data(std::move(*made.mutable_data()->mutable_inline_data()));
+    }
+  coordinator_->run().carried(member.plan.name, payloads, 0);
+  member.result.bytes_up += message.body().size() + payloads;
   coordinator_->run().offered(member.plan.name, std::move(body), std::move(message));
 }
 
@@ -520,7 +518,14 @@ v1::UpdateBody Simulation::body_of(const Outstanding& outstanding) const {
     metric.set_value(value);
   }
   if (job.is_train())
-    for (const v1::FragmentUpdate& fragment : job.update->fragments) *body.add_fragments() = fragment;
+    for (const v1::FragmentUpdate& made : job.update->fragments) {
+      v1::FragmentUpdate& fragment = *body.add_fragments();
+      fragment.set_fragment(made.fragment());
+      fragment.set_base_version(made.base_version());
+      fragment.set_encoding(made.encoding());
+      fragment.set_norm(made.norm());
+      fragment.mutable_data()->set_size(made.data().size());
+    }
   return body;
 }
 

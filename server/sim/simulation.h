@@ -21,7 +21,7 @@ struct SimulationOptions {
   RunSpec spec;
   Scenario scenario;
   unsigned workers = 1;  ///< virtual clients that compute at one time; changes no byte of the results
-  std::string scratch;   ///< an empty directory; large updates and models go there, memory-backed is best
+  std::string scratch;   ///< an empty directory; large models and the store go there, memory-backed is best
   const std::atomic<bool>* stop = nullptr;              ///< set: ends soon, with the results so far
   std::function<void(const Progress&)> progress = {};  ///< after every exchange
   strategies::RuleCatalogue rules = {};                 ///< that the run may name

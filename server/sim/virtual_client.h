@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,7 +49,6 @@ struct Job {
 struct ClientSurroundings {
   const server::RunPlan& plan;
   std::string run_id;
-  std::string spool;      ///< directory of the coordinator's spool: a finished payload lies there at once
   std::string directory;  ///< each client has one of its own in it
   unsigned threads = 1;
 };
@@ -70,17 +70,13 @@ class VirtualClient {
  private:
   Result<void> open_trainer();
   Result<TrainerAnswer> train_or_evaluate(Job& job);
-  std::string output_path(const std::string& fragment) const;
-  Result<client::MadeUpdate> update_of(const Job& job, const char* suffix) const;
-  Result<Deltas> deltas_of(const Job& job) const;
+  /// `trained`: in the order of job.bases.
+  Result<client::MadeUpdate> update_of(const Job& job, const std::vector<std::span<const float>>& trained) const;
 
   const ClientSurroundings& shared_;
   const ClientPlan& plan_;
   std::string directory_;
   std::unique_ptr<VirtualTrainer> trainer_;
 };
-
-/// Removes what a finished job left in the spool.
-void remove_payloads(const ClientSurroundings& shared, const Job& job);
 
 }  // namespace skerry::sim

@@ -41,7 +41,9 @@ VirtualCoordinator::VirtualCoordinator(server::Store store, std::unique_ptr<serv
                 },
                 [](const std::string&) {},
                 [released = std::move(wires.released)](const server::RunHost&) { released(); },
-                [](const std::string&) {}} {}
+                [](const std::string&) {},
+                /*rules=*/{},
+                /*own_updates=*/true} {}
 
 Result<std::unique_ptr<VirtualCoordinator>> VirtualCoordinator::make(const std::string& home, server::RunPlan plan,
                                                                      const VirtualClock& clock, unsigned threads,

@@ -33,9 +33,10 @@ Result<std::unique_ptr<VirtualTrainer>> VirtualTrainer::open(const std::string& 
 }
 
 Result<TrainerAnswer> VirtualTrainer::work(const std::string& line) {
+  trained_.clear();
   session_.handle(line);
   SKERRY_ASSIGN(const json done, understood(answer_));
-  return TrainerAnswer{done.value("examples", std::uint64_t{0}), done.value("tokens", std::uint64_t{0}),
+  return TrainerAnswer{std::move(trained_), done.value("examples", std::uint64_t{0}), done.value("tokens", std::uint64_t{0}),
                        done.value("steps", std::uint64_t{0}),
                        done.value("metrics", std::map<std::string, double>{})};
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "client/trainer/line_channel.h"
@@ -14,6 +15,7 @@ namespace skerry::sim {
 
 /// What a finished task reports.
 struct TrainerAnswer {
+  std::map<std::string, std::span<const float>> trained;  ///< by fragment, until the trainer's next task
   std::uint64_t examples = 0;
   std::uint64_t tokens = 0;
   std::uint64_t steps = 0;
@@ -34,9 +36,12 @@ class VirtualTrainer {
 
  private:
   explicit VirtualTrainer(trainer::OpenData open_data)
-      : channel_([this](std::string_view line) { answer_ = line; }), session_(channel_, std::move(open_data)) {}
+      : channel_([this](std::string_view line) { answer_ = line; }),
+        session_(channel_, std::move(open_data),
+                 [this](const std::string& fragment, std::span<const float> values) { trained_[fragment] = values; }) {}
 
   std::string answer_;  // the last line it sent
+  std::map<std::string, std::span<const float>> trained_;
   trainer::LineChannel channel_;
   trainer::Session session_;
 };

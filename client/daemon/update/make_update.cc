@@ -26,19 +26,47 @@ double squares(std::span<const float> values) {
   return sum;
 }
 
+/// What the trainer made of a fragment.
+class Trained {
+ public:
+  static Result<Trained> open(const TrainedFragment& fragment, const ModelLayout& layout) {
+    Trained trained;
+    trained.values_ = fragment.trained;
+    if (!fragment.trained_path.empty()) {
+      SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(fragment.trained_path, layout, fragment.fragment));
+      trained.file_.emplace(std::move(file));
+    } else if (trained.values_.size() != fragment.base->elements()) {
+      return internal_error("fragment " + fragment.fragment + " has " + std::to_string(fragment.base->elements()) + " values, " +
+                            std::to_string(trained.values_.size()) + " were trained");
+    }
+    return trained;
+  }
+
+  /// `count` values from `first` on, valid until the next call.
+  Result<std::span<const float>> read(std::uint64_t first, std::size_t count) {
+    if (!file_) return values_.subspan(static_cast<std::size_t>(first), count);
+    buffer_.resize(count);
+    SKERRY_TRY(file_->read(first, buffer_));
+    return std::span<const float>(buffer_);
+  }
+
+ private:
+  std::span<const float> values_;
+  std::optional<FragmentFile> file_;
+  std::vector<float> buffer_;
+};
+
 /// Calls `visit(first, delta)` for each block of Δ in order.
 template <typename Visit>
-Result<void> walk(const FragmentFile& base, const FragmentFile& trained, std::uint64_t granule, Visit visit) {
+Result<void> walk(const FragmentFile& base, Trained& trained, std::uint64_t granule, Visit visit) {
   const std::uint64_t elements = base.elements();
   const std::uint64_t block = std::max<std::uint64_t>(granule, kBlockElements / granule * granule);
   std::vector<float> old_values(static_cast<std::size_t>(std::min(block, elements)));
-  std::vector<float> new_values(old_values.size());
   for (std::uint64_t first = 0; first < elements; first += block) {
     const std::size_t count = static_cast<std::size_t>(std::min(block, elements - first));
     const auto delta = std::span(old_values).first(count);
-    const auto now = std::span(new_values).first(count);
     SKERRY_TRY(base.read(first, delta));
-    SKERRY_TRY(trained.read(first, now));
+    SKERRY_ASSIGN(const std::span<const float> now, trained.read(first, count));
     for (std::size_t i = 0; i < count; ++i) delta[i] -= now[i];
     SKERRY_TRY(visit(first, delta));
   }
@@ -62,7 +90,10 @@ class Payload {
   static Result<Payload> open(const UpdateRecipe& recipe, const std::string& fragment, std::uint64_t bytes, bool may_be_inline) {
     Payload payload;
     payload.prefix_ = recipe.file_prefix;
-    if (!may_be_inline || bytes > recipe.inline_limit) {
+    payload.hashed_ = !recipe.in_memory;
+    if (recipe.in_memory) {
+      payload.inline_.reserve(bytes);
+    } else if (!may_be_inline || bytes > recipe.inline_limit) {
       payload.temporary_ = recipe.file_prefix + "." + fragment + ".new";
       SKERRY_ASSIGN(File file, File::open(payload.temporary_, OpenMode::kCreateOrEmpty));
       SKERRY_TRY(file.allocate(bytes));
@@ -72,7 +103,7 @@ class Payload {
   }
 
   Result<void> add(std::span<const std::byte> bytes) {
-    hasher_.update(bytes);
+    if (hashed_) hasher_.update(bytes);
     if (!file_) {
       inline_.append(as_text(bytes));
       return {};
@@ -85,7 +116,7 @@ class Payload {
 
   Result<void> finish(v1::Blob& blob, std::vector<PendingUpload>& uploads) {
     blob.set_size(file_ ? written_ : inline_.size());
-    blob.set_content_id(hasher_.finish());
+    if (hashed_) blob.set_content_id(hasher_.finish());
     if (!file_) {
       blob.set_inline_data(std::move(inline_));
       return {};
@@ -104,6 +135,7 @@ class Payload {
   std::optional<File> file_;
   std::uint64_t written_ = 0;
   std::string inline_;
+  bool hashed_ = true;
   ContentHasher hasher_;
 };
 
@@ -113,11 +145,11 @@ std::string payload_path(const std::string& file_prefix, const std::string& cont
 
 Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
   MadeUpdate made;
-  std::vector<FragmentFile> trained;
+  std::vector<Trained> trained;
   std::uint64_t total = 0;
   for (const auto& fragment : recipe.fragments) {
-    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(fragment.trained_path, *recipe.layout, fragment.fragment));
-    trained.push_back(std::move(file));
+    SKERRY_ASSIGN(Trained opened, Trained::open(fragment, *recipe.layout));
+    trained.push_back(std::move(opened));
     total += recipe.encoding->encoded_bytes(fragment.base->elements());
   }
   if (recipe.maximum_bytes > 0 && total > recipe.maximum_bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,8 @@ struct TrainedFragment {
   std::string fragment;
   std::uint64_t base_version = 0;
   const FragmentFile* base = nullptr;
-  std::string trained_path;  ///< as the trainer wrote it
+  std::string trained_path;             ///< as the trainer wrote it
+  std::span<const float> trained = {};  ///< instead of the path: the values themselves
 };
 
 struct UpdateRecipe {
@@ -30,6 +32,7 @@ struct UpdateRecipe {
   std::uint64_t inline_limit = 0;   ///< larger payloads become files
   std::uint64_t maximum_bytes = 0;  ///< of all payloads together; 0: no limit
   std::string file_prefix;          ///< a payload's file is this and "." and its content id
+  bool in_memory = false;           ///< all payloads stay inline, without content ids: for a coordinator in this process
 };
 
 struct MadeUpdate {

@@ -93,6 +93,16 @@ TEST_CASE("payloads of the right shape are found") {
   CHECK((*payloads)[0].inline_data.size() == 32);  // 3 · 2 weights and 2 biases
 }
 
+TEST_CASE("updates of the coordinator's own process need no content id, and the same shape") {
+  const RunPlan run = plan();
+  v1::UpdateBody body = update_of(run);
+  body.mutable_fragments(0)->mutable_data()->clear_content_id();
+  CHECK_FALSE(check_payloads(body, run.spec, run.shapes).ok());
+  CHECK(check_payloads(body, run.spec, run.shapes, /*own=*/true).ok());
+  body.mutable_fragments(0)->mutable_data()->mutable_inline_data()->pop_back();
+  CHECK_FALSE(check_payloads(body, run.spec, run.shapes, /*own=*/true).ok());
+}
+
 TEST_CASE("each way in which a payload can be wrong has its sentence") {
   const RunPlan run = plan();
   const auto why = [&](const std::function<void(v1::UpdateBody&)>& spoil) {

@@ -77,6 +77,26 @@ TEST_CASE("the update is base minus trained") {
   CHECK_FALSE(made->clipped);
 }
 
+TEST_CASE("values in memory give the same update, without a content id or a file") {
+  World world(100'000);
+  for (std::size_t i = 0; i < world.elements; ++i) world.trained[i] = 1.0f - static_cast<float>(i % 7);
+  UpdateRecipe recipe = world.recipe();
+  const auto filed = make_update(recipe);
+  REQUIRE(filed.ok());
+  REQUIRE(filed->uploads.size() == 1);
+  recipe.fragments[0].trained_path.clear();
+  recipe.fragments[0].trained = world.trained;
+  recipe.in_memory = true;
+  const auto made = make_update(recipe);
+  REQUIRE(made.ok());
+  CHECK(made->uploads.empty());
+  const auto& blob = made->fragments[0].data();
+  CHECK(blob.content_id().empty());
+  CHECK(content_id(blob.inline_data()) == filed->uploads[0].content_id);
+  CHECK(blob.size() == filed->uploads[0].size);
+  CHECK(made->norm == filed->norm);
+}
+
 TEST_CASE("bf16 halves the bytes") {
   World world;
   world.trained[0] = -2.0f;
