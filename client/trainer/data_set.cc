@@ -1,5 +1,6 @@
 #include "client/trainer/data_set.h"
 
+#include <array>
 #include <cmath>
 
 #include <nlohmann/json.hpp>
@@ -75,11 +76,16 @@ class ImageSet final : public DataSet {
     batch.rows = numbers.size();
     batch.inputs.resize(numbers.size() * size);
     batch.labels.resize(numbers.size());
+    static const std::array<float, 256> brightness = [] {  // a look-up is much faster than a division
+      std::array<float, 256> values{};
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) / 255.0f;
+      return values;
+    }();
     float* out = batch.inputs.data();
     for (std::size_t row = 0; row < numbers.size(); ++row, out += size) {
       const std::uint64_t example = rows_[range.first + numbers[row]];
       const unsigned char* pixels = images_->pixels.data() + example * size;
-      for (std::size_t i = 0; i < size; ++i) out[i] = static_cast<float>(pixels[i]) / 255.0f;
+      for (std::size_t i = 0; i < size; ++i) out[i] = brightness[pixels[i]];
       batch.labels[row] = images_->labels[example];
     }
     return {};

@@ -2,7 +2,8 @@
 
 #include <cassert>
 #include <cmath>
-#include <cstring>
+
+#include "common/tensor/kernels.h"
 
 namespace skerry::trainer {
 namespace {
@@ -97,16 +98,6 @@ double clip_to_norm(std::span<float> gradient, double limit) {
   return norm;
 }
 
-bool all_finite(std::span<const float> values) {
-  // An exponent of all ones marks NaN and infinity.
-  std::uint32_t worst = 0;
-  for (const float& value : values) {
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, &value, sizeof bits);
-    const std::uint32_t exponent = bits & 0x7F800000u;
-    worst = worst > exponent ? worst : exponent;
-  }
-  return worst != 0x7F800000u;
-}
+bool all_finite(std::span<const float> values) { return first_non_finite(values) == values.size(); }
 
 }  // namespace skerry::trainer

@@ -5,6 +5,7 @@
 #include <set>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "common/codec/encoding.h"
 #include "common/crypto/content_id.h"
@@ -44,7 +45,7 @@ Result<v1::UpdateBody> open_update(const v1::SignedUpdate& update, const Identit
   return body;
 }
 
-Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, const RunSpec& spec,
+Result<std::vector<UpdatePayload>> check_payloads(v1::UpdateBody& body, const RunSpec& spec,
                                                   const std::vector<FragmentShape>& shapes, bool own) {
   if (body.spec_hash() != spec.hash)
     return invalid_argument("the update was made for run spec " + body.spec_hash() + ", this run's is " + spec.hash);
@@ -54,7 +55,7 @@ Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, co
 
   std::vector<UpdatePayload> payloads;
   std::set<std::string_view> seen;
-  for (const v1::FragmentUpdate& update : body.fragments()) {
+  for (v1::FragmentUpdate& update : *body.mutable_fragments()) {
     const std::string where = "fragment '" + update.fragment() + "': ";
     const auto shape = std::find_if(shapes.begin(), shapes.end(),
                                     [&](const FragmentShape& candidate) { return candidate.name == update.fragment(); });
@@ -69,7 +70,7 @@ Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, co
                               std::to_string(expected));
     if (!own) SKERRY_TRY(check_content_id(update.data().content_id()));
     UpdatePayload payload{static_cast<std::uint32_t>(shape - shapes.begin()), update.base_version(), update.data().content_id(),
-                          expected, update.data().inline_data()};
+                          expected, std::move(*update.mutable_data()->mutable_inline_data())};
     if (!payload.inline_data.empty()) {
       if (payload.inline_data.size() != expected)
         return invalid_argument(where + std::to_string(payload.inline_data.size()) + " bytes came of " + std::to_string(expected));

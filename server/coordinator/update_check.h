@@ -44,10 +44,10 @@ struct UpdatePayload {
   std::string inline_data;         ///< empty: cargo
 };
 
-/// The payloads of a train update, checked against the run: spec hash, fragment names, encoding, sizes, and for inline
+/// The payloads of a train update, whose inline bytes are taken out of `body`, checked against the run: spec hash, fragment names, encoding, sizes, and for inline
 /// bytes their content id, unless `own`: then this process made them, and they have none. INVALID_ARGUMENT names the
 /// fragment, what it says and what the run says.
-Result<std::vector<UpdatePayload>> check_payloads(const v1::UpdateBody& body, const RunSpec& spec,
+Result<std::vector<UpdatePayload>> check_payloads(v1::UpdateBody& body, const RunSpec& spec,
                                                   const std::vector<FragmentShape>& shapes, bool own = false);
 
 /// The metrics that the run spec allows and that are finite; the others are left out.

@@ -86,7 +86,8 @@ TEST_CASE("a changed body, another's key and another's name are each refused") {
 
 TEST_CASE("payloads of the right shape are found") {
   const RunPlan run = plan();
-  const auto payloads = check_payloads(update_of(run), run.spec, run.shapes);
+  v1::UpdateBody body = update_of(run);
+  const auto payloads = check_payloads(body, run.spec, run.shapes);
   REQUIRE(payloads.ok());
   REQUIRE(payloads->size() == 1);
   CHECK((*payloads)[0].base_version == 4);
@@ -97,10 +98,12 @@ TEST_CASE("updates of the coordinator's own process need no content id, and the 
   const RunPlan run = plan();
   v1::UpdateBody body = update_of(run);
   body.mutable_fragments(0)->mutable_data()->clear_content_id();
-  CHECK_FALSE(check_payloads(body, run.spec, run.shapes).ok());
+  v1::UpdateBody foreign = body;
+  CHECK_FALSE(check_payloads(foreign, run.spec, run.shapes).ok());
+  v1::UpdateBody shorter = body;
+  shorter.mutable_fragments(0)->mutable_data()->mutable_inline_data()->pop_back();
+  CHECK_FALSE(check_payloads(shorter, run.spec, run.shapes, /*own=*/true).ok());
   CHECK(check_payloads(body, run.spec, run.shapes, /*own=*/true).ok());
-  body.mutable_fragments(0)->mutable_data()->mutable_inline_data()->pop_back();
-  CHECK_FALSE(check_payloads(body, run.spec, run.shapes, /*own=*/true).ok());
 }
 
 TEST_CASE("each way in which a payload can be wrong has its sentence") {
