@@ -83,7 +83,9 @@ TEST_CASE("a fresh copy of a home cannot work beside the original unnoticed: one
   const std::string id = federation.submit(run);
   federation.wait_for(id, "round 2", [](const json& detail) { return round_of(detail) >= 2; });
   const std::string copied_home = federation.directory() / "copy";
+  alder.daemon().freeze();  // files that change while they are copied are a damaged home, not a copy
   REQUIRE(run_program({"/bin/cp", "-r", alder.home(), copied_home}).ok());
+  alder.daemon().thaw();
   Node& copy = federation.adopt_home("copy", copied_home, alder);
   copy.start();
   const auto complains = [](const Node& node) {
