@@ -17,21 +17,6 @@ using strategies::StatisticsPass;
 using strategies::Table;
 using strategies::ValueOutput;
 
-ReduceOutcome reduced(const ReduceJob& job) {
-  AggregationEngine engine({.threads = 2});
-  auto outcome = engine.reduce(job);
-  if (!outcome.ok()) FAIL(outcome.error().message);
-  return std::move(outcome).value();
-}
-
-// The next fragment and state, and where the world stands after it.
-ReduceOutcome advance(World& world) {
-  auto outcome = reduced(world.job());
-  world.base = outcome.fragment.bytes;
-  world.state = outcome.state.bytes;
-  return outcome;
-}
-
 // The update nearest to all others: K × K squared distances, then the one with the smallest sum.
 Rule nearest_rule() {
   Rule rule;

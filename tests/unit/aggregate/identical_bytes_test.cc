@@ -24,13 +24,6 @@ World large_world() {
   return world;
 }
 
-ReduceOutcome reduced(const ReduceJob& job, unsigned threads) {
-  AggregationEngine engine({.threads = threads});
-  auto outcome = engine.reduce(job);
-  if (!outcome.ok()) FAIL(outcome.error().message);
-  return std::move(outcome).value();
-}
-
 bool same(const ReduceOutcome& a, const ReduceOutcome& b) {
   return a.fragment.bytes == b.fragment.bytes && a.state.bytes == b.state.bytes && a.step.bytes == b.step.bytes &&
          a.fragment.content_id == b.fragment.content_id && a.step.content_id == b.step.content_id &&

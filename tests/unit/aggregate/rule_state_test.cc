@@ -16,20 +16,6 @@ using strategies::StatisticsPass;
 using strategies::Table;
 using strategies::ValueOutput;
 
-ReduceOutcome reduced(const ReduceJob& job, unsigned threads = 2) {
-  AggregationEngine engine({.threads = threads});
-  auto outcome = engine.reduce(job);
-  if (!outcome.ok()) FAIL(outcome.error().message);
-  return std::move(outcome).value();
-}
-
-ReduceOutcome advance(World& world) {
-  auto outcome = reduced(world.job());
-  world.base = outcome.fragment.bytes;
-  world.state = outcome.state.bytes;
-  return outcome;
-}
-
 // Half the mean of the updates and half the last outer gradient.
 Rule lagging_rule() {
   Rule rule;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -119,6 +120,22 @@ struct World {
   strategies::Rule rule;
   strategies::OuterOptimizer outer;
 };
+
+/// What the job comes to; anything else fails the test.
+inline ReduceOutcome reduced(const ReduceJob& job, unsigned threads = 2) {
+  AggregationEngine engine({.threads = threads});
+  auto outcome = engine.reduce(job);
+  if (!outcome.ok()) FAIL(outcome.error().message);
+  return std::move(outcome).value();
+}
+
+/// The next fragment and state, and where the world stands after it.
+inline ReduceOutcome advance(World& world) {
+  auto outcome = reduced(world.job());
+  world.base = outcome.fragment.bytes;
+  world.state = outcome.state.bytes;
+  return outcome;
+}
 
 /// The values of a fragment file.
 inline std::vector<float> values_of(std::string_view fragment) { return floats_of(fragment.substr(World::kHeader)); }

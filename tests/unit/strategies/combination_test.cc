@@ -11,10 +11,7 @@ using namespace skerry::strategies;
 
 namespace {
 
-/// A run spec with these lines in it, or what is wrong with it.
-std::string refusal(const std::string& strategy, const std::string& more, const std::string& training = "") {
-  const auto spec = parse_run_spec("name = \"p\"\nstrategy = \"" + strategy + R"("
-[model]
+const std::string kLinear = R"([model]
 architecture = "linear"
 inputs = 4
 outputs = 2
@@ -23,27 +20,20 @@ kind = "idx"
 schema = { shape = [4], classes = 2 }
 [training]
 learning_rate = 0.1
-)" + training + more,
-                                   spec_catalogue());
+)";
+
+/// A run spec with these lines in it, or what is wrong with it.
+std::string refusal(const std::string& strategy, const std::string& more, const std::string& training = "") {
+  const auto spec =
+      parse_run_spec("name = \"p\"\nstrategy = \"" + strategy + "\"\n" + kLinear + training + more, spec_catalogue());
   if (!spec.ok()) return spec.error().message;
   const auto possible = check_combination(*spec);
   return possible.ok() ? "" : possible.error().message;
 }
 
 std::vector<std::string> notes(const std::string& more, const std::string& training = "") {
-  const auto spec = parse_run_spec(R"(name = "p"
-[model]
-architecture = "linear"
-inputs = 4
-outputs = 2
-[data]
-kind = "idx"
-schema = { shape = [4], classes = 2 }
-[training]
-learning_rate = 0.1
-optimizer = "sgd"
-)" + training + more,
-                                   spec_catalogue());
+  const auto spec =
+      parse_run_spec("name = \"p\"\n" + kLinear + "optimizer = \"sgd\"\n" + training + more, spec_catalogue());
   if (!spec.ok()) FAIL(spec.error().message);
   return combination_notes(*spec);
 }
