@@ -17,10 +17,16 @@ namespace skerry::trainer {
 struct Batch {
   std::size_t rows = 0;
   std::vector<float> inputs;         ///< rows × input_size (images: values in [0, 1])
-  std::vector<std::int64_t> labels;  ///< rows; classification
+  std::vector<std::int64_t> labels;  ///< rows; classification. Text: empty, or rows × context tokens to predict, of which
+                                     ///< kIgnored ones do not count; empty: each window's next tokens, all of which count
   std::vector<float> targets;        ///< rows; regression
-  std::vector<std::int64_t> tokens;  ///< rows × (context + 1); text: each window's bytes and the byte after
+  std::vector<std::int64_t> tokens;  ///< rows × (context + 1); text: each window's tokens and the token after
+  std::uint64_t counted = 0;         ///< text: predicted tokens that count
+  std::uint64_t text_bytes = 0;      ///< text: how many bytes of text these stand for
 };
+
+/// In Batch::labels: no token stands here, the window reaches beyond its document.
+inline constexpr std::int64_t kIgnored = -100;
 
 /// What the examples look like, to be compared with the model.
 struct ExampleShape {
@@ -28,7 +34,8 @@ struct ExampleShape {
   Kind kind = Kind::kTable;
   std::vector<std::uint64_t> shape;  ///< images: [channels, height, width]; tables: [features]; text: [context]
   std::uint64_t input_size = 0;      ///< product of `shape`
-  std::uint64_t classes = 0;         ///< 0: regression (tables); text: 256
+  std::uint64_t classes = 0;         ///< 0: regression (tables); text: tokens that may occur (bytes: 256, or 257 with
+                                     ///< the end-of-text token)
 };
 
 /// A split as fractions of a set, in [0, 1].

@@ -78,7 +78,7 @@ std::vector<Field> make_fields() {
   constexpr double kNoLimit = std::numeric_limits<double>::max();
   const FieldValue none;
   Field metrics{.path = "limits.metrics", .type = Type::kTexts};
-  metrics.fallback = std::vector<std::string>{"accuracy", "loss", "perplexity", "train_loss"};
+  metrics.fallback = std::vector<std::string>{"accuracy", "bits_per_byte", "loss", "nats_per_byte", "perplexity", "train_loss"};
   metrics.meaning = "names of the metrics that a node may report";
   return {
       whole("spec_version", 1.0, 1, 1, "version of this format"),
@@ -91,6 +91,10 @@ std::vector<Field> make_fields() {
            "content id of an uploaded model to start from; empty: the architecture's initialisers"),
 
       absent(text("data.kind", none, {"text", "idx", "csv"}, "kind of data set"), "required"),
+      text("data.tokenizer", words("bytes"), {},
+           "text: `bytes`, or the content id of an uploaded SentencePiece model, which then ships with the run"),
+      text("data.packing", words("stream"), {"stream", "documents"},
+           "text: windows over everything, documents one after another, or at most one document a window"),
       text("data.train_split", words("train"), {}, "split that is trained on"),
       whole("data.minimum_examples", 1.0, 1, kLargestSeed, "a holder with fewer examples to train on takes no part"),
 

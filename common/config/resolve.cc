@@ -271,6 +271,20 @@ Result<void> check_participation(const json& participation, const json& document
   return {};
 }
 
+/// Tokens are a text's.
+Result<void> check_tokens(const json& data) {
+  const auto tokenizer = data.at("tokenizer").get<std::string>();
+  if (tokenizer != "bytes" && !is_content_id(tokenizer))
+    return invalid_argument("data.tokenizer is " + shown(tokenizer) +
+                            ", must be \"bytes\" or a content id: b2- and 64 hexadecimal digits");
+  if (data.at("kind") == "text") return {};
+  for (const auto& [member, usual] : {std::pair{"tokenizer", "bytes"}, std::pair{"packing", "stream"}})
+    if (data.at(member) != usual)
+      return invalid_argument(std::string("data.") + member + " is " + shown(data.at(member)) + ", but data.kind " +
+                              shown(data.at("kind")) + " has no tokens");
+  return {};
+}
+
 /// What the client objectives need of the other sections.
 Result<void> check_objectives(const json& document) {
   const json& training = document.at("training");
@@ -433,6 +447,7 @@ Result<void> check_document(const json& document) {
     return invalid_argument("model.initial is " + shown(initial) +
                             ", must be a content id: b2- and 64 hexadecimal digits");
   SKERRY_TRY(check_schema(document.at("data")));
+  SKERRY_TRY(check_tokens(document.at("data")));
   SKERRY_ASSIGN(const json model, resolved_model(document));
   const bool reads_text = document.at("data").at("kind") == "text";
   if (reads_text != (model.at("architecture") == "transformer"))

@@ -177,6 +177,8 @@ Result<RunSpec> typed(const json& document) {
   SKERRY_ASSIGN(spec.model_json, canonical_json(model));
   SKERRY_ASSIGN(spec.data.schema_json, canonical_json(document.at("data").at("schema")));
   spec.data.kind = text("data", "kind");
+  spec.data.tokenizer = text("data", "tokenizer");
+  spec.data.documents = text("data", "packing") == "documents";
   spec.data.train_split = text("data", "train_split");
   spec.data.minimum_examples = whole("data", "minimum_examples");
   SKERRY_ASSIGN(spec.training_json, canonical_json(document.at("training")));

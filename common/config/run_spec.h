@@ -101,6 +101,8 @@ struct LimitsSpec {
 struct DataSpec {
   std::string kind;         ///< "text", "idx", "csv"
   std::string schema_json;  ///< canonical JSON
+  std::string tokenizer;    ///< text: "bytes" or a content id
+  bool documents = false;   ///< text: at most one document a window
   std::string train_split;
   std::uint64_t minimum_examples = 1;
   bool operator==(const DataSpec&) const = default;
