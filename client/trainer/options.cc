@@ -71,10 +71,10 @@ Result<ScheduleOptions> parse_schedule(const json& object) {
   return options;
 }
 
-// `steps` and `epochs` are repeated by every task.
+// `steps`, `epochs` and what follows of `first_step` are repeated by every task.
 constexpr std::string_view kMembers[] = {
     "batch",     "beta1",           "beta2",         "clip_norm", "control_variates", "epochs",
-    "epsilon",   "final_fraction",  "learning_rate", "loss",      "momentum",         "nesterov",
+    "epsilon",   "final_fraction",  "first_step",    "learning_rate", "loss",         "momentum",  "nesterov",
     "optimizer", "optimizer_state", "proximal",      "schedule",  "schedule_steps",   "start_loss",
     "steps",     "warmup_steps",    "weight_decay"};
 

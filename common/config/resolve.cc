@@ -162,7 +162,8 @@ void resolve_derived(json& document) {
   if (!training.contains("schedule_steps")) {
     const bool staggered = document["exchange"]["schedule"] == "staggered";
     const double lanes = staggered ? document["exchange"]["fragments"].get<double>() : 1.0;
-    const double total = document["stop"]["rounds"].get<double>() * lanes * training["steps"].get<double>();
+    const double total = training["first_step"].get<double>() +
+                         document["stop"]["rounds"].get<double>() * lanes * training["steps"].get<double>();
     training["schedule_steps"] = training["schedule"] == "constant" ? 0 : static_cast<std::int64_t>(total);
   }
   // An outer schedule is over a fragment's exchanges.

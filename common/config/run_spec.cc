@@ -185,7 +185,8 @@ Result<RunSpec> typed(const json& document) {
   spec.training = {whole("training", "steps"), number("training", "epochs"), number("training", "learning_rate"),
                    whole("training", "batch"), number("training", "proximal"),
                    document.at("training").at("control_variates").get<bool>(),
-                   document.at("training").at("start_loss").get<bool>()};
+                   document.at("training").at("start_loss").get<bool>(),
+                   whole("training", "first_step")};
 
   spec.participation.mode = text("participation", "mode") == "asynchronous" ? ParticipationSpec::Mode::kAsynchronous
                                                                             : ParticipationSpec::Mode::kSynchronous;

@@ -31,6 +31,7 @@ struct TrainingSpec {
   double proximal = 0;             ///< FedProx's μ; 0: off
   bool control_variates = false;   ///< SCAFFOLD: every exchanged fragment has a control fragment
   bool start_loss = false;         ///< updates carry the metric start_loss
+  std::uint64_t first_step = 0;    ///< position in the learning-rate schedule where the run begins
   bool operator==(const TrainingSpec&) const = default;
 };
 

@@ -220,7 +220,7 @@ class Task:
 # Members of the training section that every trainer is expected to follow, and those that change what is learned:
 # section, member, and the value that asks for nothing.
 _TRAINING = {"optimizer", "learning_rate", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay", "schedule",
-             "schedule_steps", "warmup_steps", "final_fraction", "clip_norm", "batch", "loss", "optimizer_state", "steps", "epochs"}
+             "schedule_steps", "first_step", "warmup_steps", "final_fraction", "clip_norm", "batch", "loss", "optimizer_state", "steps", "epochs"}
 _OBJECTIVES = {"proximal": ("training", 0), "control_variates": ("training", False), "start_loss": ("training", False),
                "personal": ("model", []), "frozen": ("model", []), "only": ("model", [])}
 

@@ -235,7 +235,7 @@ AssignTask RunMachine::State::describe(const Task& task, Instant now) const {
     command.write = lanes[task.lane];
     command.steps = task.inner_steps;
     command.epochs = setup.spec.training.epochs;
-    command.first_step = task.first_step;
+    command.first_step = setup.spec.training.first_step + task.first_step;
     if (!asynchronous()) until = exchanges.at(task.exchange).deadline;
   } else {
     command.split = setup.spec.evaluation.split;
