@@ -32,9 +32,9 @@ class F32 final : public Encoding {
   std::string_view name() const override { return "f32"; }
   std::uint64_t block_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override { return 4 * count; }
-  ErrorBound error_bound() const override { return {0.0, 0.0, 0.0, true}; }
+  ErrorBound error_bound(bool /*stochastic*/) const override { return {0.0, 0.0, 0.0, true}; }
 
-  void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
+  void encode(std::span<const float> values, std::uint64_t /*first*/, const Rounding& /*rounding*/,
               std::span<std::byte> payload) const override {
     assert(payload.size() == encoded_bytes(values.size()));
     if (!values.empty()) std::memcpy(payload.data(), values.data(), payload.size());
@@ -60,9 +60,9 @@ class Bf16 final : public Encoding {
   std::string_view name() const override { return "bf16"; }
   std::uint64_t block_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override { return 2 * count; }
-  ErrorBound error_bound() const override { return {0x1p-8, 0x1p-134, 0.0, false}; }
+  ErrorBound error_bound(bool /*stochastic*/) const override { return {0x1p-8, 0x1p-134, 0.0, false}; }
 
-  void encode(std::span<const float> values, std::uint64_t /*first*/, std::uint64_t /*seed*/,
+  void encode(std::span<const float> values, std::uint64_t /*first*/, const Rounding& /*rounding*/,
               std::span<std::byte> payload) const override {
     assert(payload.size() == encoded_bytes(values.size()));
     round_to_bf16(values, payload);
@@ -124,6 +124,12 @@ void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std
     first += part.elements;
     out = out.subspan(part.elements);
   }
+}
+
+std::uint64_t rounding_stream(std::string_view fragment) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : fragment) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
 }
 
 Result<const Encoding*> find_encoding(std::string_view name) {

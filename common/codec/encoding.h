@@ -17,13 +17,26 @@
 
 namespace skerry {
 
+/// How an encoder takes one of the two codes beside a value: the nearer one, or by chance such that the mean is the value.
+/// Chance is Philox4x32-10 (common/codec/philox.h) of (seed, stream, element), so that bytes do not depend on how the
+/// vector was cut, on threads or on the machine.
+struct Rounding {
+  bool stochastic = false;
+  std::uint64_t seed = 0;    ///< of the task or the exchange
+  std::uint64_t stream = 0;  ///< rounding_stream() of the fragment
+};
+
+/// The stream of a fragment's random bits: FNV-1a (64 bits) of its name.
+std::uint64_t rounding_stream(std::string_view fragment);
+
 /// What decoding may differ from what was encoded: |decoded − x| ≤ relative · |x| + absolute + of_largest · m for every
-/// finite x, where m is the largest magnitude in the block of x.
+/// finite x of magnitude up to `reach`, where m is the largest magnitude in the block of x.
 struct ErrorBound {
   double relative = 0.0;
   double absolute = 0.0;
   double of_largest = 0.0;
   bool unbiased = false;  ///< over the seeds, the mean of the decoded value is x (true where it is exact)
+  double reach = 3.5e38;  ///< larger magnitudes become the largest that the encoding has
 };
 
 class Encoding {
@@ -45,14 +58,13 @@ class Encoding {
   /// Bytes of a payload of `count` elements. It must not overflow: count ≤ kMaxModelElements in model/layout.h.
   virtual std::uint64_t encoded_bytes(std::uint64_t count) const = 0;
 
-  virtual ErrorBound error_bound() const = 0;
+  virtual ErrorBound error_bound(bool stochastic) const = 0;
 
   /// Encodes the elements first … first + values.size() − 1 of a vector into `payload`, exactly
-  /// encoded_bytes(values.size()) bytes. `first` is a multiple of block_elements(). Encodings that round at random draw
-  /// from (seed, position), so that the bytes do not depend on how the vector was cut; the others ignore `seed`. Values
-  /// that are not finite are encoded as such where the encoding has them, for validate() to refuse: callers check their
-  /// own values first (blocks that share a scale or a codebook are then refused whole).
-  virtual void encode(std::span<const float> values, std::uint64_t first, std::uint64_t seed,
+  /// encoded_bytes(values.size()) bytes. `first` is a multiple of block_elements(). Values that are not finite are encoded
+  /// as such where the encoding has them, for validate() to refuse: callers check their own values first (blocks that share
+  /// a scale or a codebook are then refused whole).
+  virtual void encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
                       std::span<std::byte> payload) const = 0;
 
   /// Decodes a part: `payload` holds exactly encoded_bytes(out.size()) bytes that start at a block's beginning. Any

@@ -96,7 +96,7 @@ std::uint64_t Int8::encoded_bytes(std::uint64_t count) const {
   return count + (count + kBlock - 1) / kBlock * kCodebookBytes;
 }
 
-void Int8::encode(std::span<const float> values, std::uint64_t first, std::uint64_t /*seed*/,
+void Int8::encode(std::span<const float> values, std::uint64_t first, const Rounding& /*rounding*/,
                   std::span<std::byte> payload) const {
   assert(first % kBlock == 0 && payload.size() == encoded_bytes(values.size()));
   (void)first;
@@ -138,7 +138,7 @@ std::uint64_t Int8Block::encoded_bytes(std::uint64_t count) const {
   return count + (count + kBlock - 1) / kBlock * kScaleBytes;
 }
 
-void Int8Block::encode(std::span<const float> values, std::uint64_t first, std::uint64_t /*seed*/,
+void Int8Block::encode(std::span<const float> values, std::uint64_t first, const Rounding& /*rounding*/,
                        std::span<std::byte> payload) const {
   assert(first % kBlock == 0 && payload.size() == encoded_bytes(values.size()));
   (void)first;

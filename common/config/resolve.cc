@@ -272,6 +272,20 @@ Result<void> check_participation(const json& participation, const json& document
   return {};
 }
 
+/// Nothing is lost by f32, so there is nothing to feed back, and nothing to round.
+Result<void> check_encodings(const json& exchange) {
+  for (const std::string way : {"up", "down"}) {
+    if (exchange.at(way) != "f32") continue;
+    const auto refused = [&](const std::string& member) {
+      return invalid_argument("exchange." + member + " is " + shown(exchange.at(member)) + ", but exchange." + way +
+                              " is \"f32\", which loses nothing");
+    };
+    if (exchange.at(way + "_feedback") != 0.0) return refused(way + "_feedback");
+    if (exchange.at(way + "_rounding") != "nearest") return refused(way + "_rounding");
+  }
+  return {};
+}
+
 /// Tokens are a text's.
 Result<void> check_tokens(const json& data) {
   const auto tokenizer = data.at("tokenizer").get<std::string>();
@@ -433,6 +447,7 @@ Result<void> check_document(const json& document) {
     return invalid_argument("participation.grace_s is " + shown(participation.at("grace_s")) +
                             ", must be -1 or at least 0");
   SKERRY_TRY(check_participation(participation, document));
+  SKERRY_TRY(check_encodings(document.at("exchange")));
   SKERRY_TRY(check_objectives(document));
   if (!stop.at("metric").get<std::string>().empty()) {
     if (number(document.at("evaluation"), "every") == 0)
@@ -456,6 +471,15 @@ Result<void> check_document(const json& document) {
                             shown(model.at("architecture")) +
                             (reads_text ? " does not read text" : " reads text only"));
   return {};
+}
+
+void resolve_feedback(json& exchange) {
+  for (const char* way : {"up", "down"}) {
+    const std::string member = std::string(way) + "_feedback";
+    if (exchange.contains(member)) continue;
+    const json encoding = exchange.value(way, json());
+    exchange[member] = encoding == "topk2" ? 0.95 : encoding == "sign" ? 1.0 : 0.0;
+  }
 }
 
 Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
@@ -499,6 +523,7 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
   if (!document["exchange"].contains("pattern"))
     document["exchange"]["pattern"] =
         document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
+  resolve_feedback(document["exchange"]);
   for (const auto& [member, ours] : kSaidTwice) document["model"][member] = *at_path(document, ours);
   auto valid = check_document(document);
   if (!valid.ok()) return placed(valid.error(), file);

@@ -129,6 +129,25 @@ Result<SpecPart> read_part(const json& document, const PartSection& place) {
   return part;
 }
 
+/// What a document of an earlier version does not say yet has the value it had before there was a choice: the default.
+json completed(json document) {
+  for (const auto& field : run_spec_fields()) {
+    if (std::holds_alternative<std::monostate>(field.fallback) || at_path(document, field.path) != nullptr) continue;
+    const auto dot = field.path.find('.');
+    json* section = &document;
+    if (dot != std::string::npos) {
+      section = &document[field.path.substr(0, dot)];
+      if (!section->is_null() && !section->is_object()) continue;
+    }
+    std::visit([&](const auto& value) {
+      if constexpr (!std::is_same_v<std::decay_t<decltype(value)>, std::monostate>)
+        (*section)[dot == std::string::npos ? field.path : field.path.substr(dot + 1)] = value;
+    }, field.fallback);
+  }
+  if (json& exchange = document["exchange"]; exchange.is_object()) config_internal::resolve_feedback(exchange);
+  return document;
+}
+
 /// Nothing missing, nothing unknown, every value in its range.
 Result<void> check_fields(const json& document) {
   std::set<std::string> known{"data.schema"};
@@ -152,7 +171,8 @@ Result<void> check_fields(const json& document) {
   return {};
 }
 
-Result<RunSpec> typed(const json& document) {
+/// `said` is the document whose bytes are the run's identity, `document` the same with nothing missing.
+Result<RunSpec> typed(const json& document, const json& said) {
   const auto text = [&](const char* section, const char* name) {
     return document.at(section).at(name).get<std::string>();
   };
@@ -171,8 +191,8 @@ Result<RunSpec> typed(const json& document) {
   spec.strategy = document.at("strategy").get<std::string>();
   spec.seed = static_cast<std::uint64_t>(document.at("seed").get<double>());
 
-  json model = document.at("model");
-  spec.initial_model = model.at("initial").get<std::string>();
+  spec.initial_model = document.at("model").at("initial").get<std::string>();
+  json model = said.at("model");
   model.erase("initial");
   SKERRY_ASSIGN(spec.model_json, canonical_json(model));
   SKERRY_ASSIGN(spec.data.schema_json, canonical_json(document.at("data").at("schema")));
@@ -181,7 +201,7 @@ Result<RunSpec> typed(const json& document) {
   spec.data.documents = text("data", "packing") == "documents";
   spec.data.train_split = text("data", "train_split");
   spec.data.minimum_examples = whole("data", "minimum_examples");
-  SKERRY_ASSIGN(spec.training_json, canonical_json(document.at("training")));
+  SKERRY_ASSIGN(spec.training_json, canonical_json(said.at("training")));
   spec.training = {whole("training", "steps"), number("training", "epochs"), number("training", "learning_rate"),
                    whole("training", "batch"), number("training", "proximal"),
                    document.at("training").at("control_variates").get<bool>(),
@@ -224,6 +244,11 @@ Result<RunSpec> typed(const json& document) {
       texts("exchange", "only"),
       text("exchange", "up"),
       text("exchange", "down"),
+      text("exchange", "up_rounding") == "stochastic",
+      text("exchange", "down_rounding") == "stochastic",
+      number("exchange", "up_feedback"),
+      number("exchange", "down_feedback"),
+      text("exchange", "compression") == "zstd",
       text("exchange", "late")};
   spec.evaluation = {whole("evaluation", "every"), text("evaluation", "split"), whole("evaluation", "minimum"),
                      number("evaluation", "deadline_s")};
@@ -235,7 +260,7 @@ Result<RunSpec> typed(const json& document) {
   SKERRY_ASSIGN(spec.aggregation, read_part(document, kPartSections[0]));
   SKERRY_ASSIGN(spec.outer, read_part(document, kPartSections[1]));
 
-  SKERRY_ASSIGN(spec.canonical_json, canonical_json(document));
+  SKERRY_ASSIGN(spec.canonical_json, canonical_json(said));
   spec.hash = sha256_hex(std::string_view(spec.canonical_json));
   return spec;
 }
@@ -245,32 +270,38 @@ Result<RunSpec> typed(const json& document) {
 Result<RunSpec> parse_run_spec(std::string_view toml, const SpecCatalogue& catalogue) {
   SKERRY_ASSIGN(const SpecFile file, read_toml(toml));
   SKERRY_ASSIGN(const json document, config_internal::resolve(file, catalogue));
-  return typed(document);
+  return typed(document, document);
 }
 
 Result<RunSpec> parse_resolved_spec(std::string_view text) {
   const auto in = [](Error error) { return with_context(std::move(error), "resolved run spec"); };
   if (text.size() > kMaxSpecBytes) return in(invalid_argument("larger than 1 MiB"));
-  const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!document.is_object()) return in(invalid_argument("not a JSON object"));
-  auto canonical = canonical_json(document);
+  const json said = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!said.is_object()) return in(invalid_argument("not a JSON object"));
+  auto canonical = canonical_json(said);
   if (!canonical.ok()) return in(canonical.error());
   if (*canonical != text) return in(invalid_argument("not in canonical form (RFC 8785), so its hash means nothing"));
+  json document = completed(said);
   if (auto fields = check_fields(document); !fields.ok()) return in(fields.error());
   // The parts are read before what holds between fields, so that everything below finds the types it expects.
   for (const auto& place : kPartSections)
     if (auto part = read_part(document, place); !part.ok()) return in(part.error());
-  if (!document.at("model").is_object()) return in(invalid_argument("model is not an object"));
-  if (auto valid = config_internal::check_document(document); !valid.ok()) return in(valid.error());
-  json model = document.at("model");
+  json& model = document.at("model");
+  if (!model.is_object()) return in(invalid_argument("model is not an object"));
+  const json initial = model.at("initial");
   model.erase("initial");
   auto resolved = resolve_model(model);
   if (!resolved.ok()) return in(resolved.error());
-  if (*resolved != model) return in(invalid_argument("model is not resolved: some of its defaults are missing"));
+  for (const auto& member : model.items())
+    if (resolved->at(member.key()) != member.value())
+      return in(invalid_argument("model." + member.key() + " is not as it is resolved"));
+  model = std::move(*resolved);
   for (const auto& same : config_internal::kSaidTwice)
     if (*config_internal::at_path(document, same.ours) != model.at(same.member))
       return in(invalid_argument(std::string("model.") + same.member + " and " + same.ours + " differ"));
-  return typed(document);
+  model["initial"] = initial;
+  if (auto valid = config_internal::check_document(document); !valid.ok()) return in(valid.error());
+  return typed(document, said);
 }
 
 }  // namespace skerry

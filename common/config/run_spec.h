@@ -72,6 +72,11 @@ struct ExchangeSpec {
   std::vector<std::string> only;      ///< of the tensors that are trained; empty: all that are not frozen
   std::string up;    ///< encoding of updates
   std::string down;  ///< encoding of outer steps
+  bool up_stochastic = false;    ///< how updates are rounded (common/codec/encoding.h: Rounding)
+  bool down_stochastic = false;  ///< the same of outer steps
+  double up_feedback = 0;        ///< β of the nodes' error feedback; 0: none
+  double down_feedback = 0;      ///< of the coordinator's
+  bool zstd = false;             ///< payloads are compressed where that pays
   std::string late;  ///< "discard"
   bool operator==(const ExchangeSpec&) const = default;
 };
@@ -109,7 +114,7 @@ struct DataSpec {
   bool operator==(const DataSpec&) const = default;
 };
 
-/// A resolved run spec. Equal canonical JSON means an equal RunSpec and the other way round.
+/// A resolved run spec. Equal canonical JSON means an equal RunSpec.
 struct RunSpec {
   std::string name;
   std::string purpose;
@@ -142,7 +147,8 @@ struct RunSpec {
 Result<RunSpec> parse_run_spec(std::string_view toml, const SpecCatalogue& catalogue);
 
 /// The run spec in a resolved document, as a daemon receives it or a store keeps it. The parts' parameters are taken as
-/// they are; everything else is checked as in a file, and nothing may be missing or unknown.
+/// they are; everything else is checked as in a file, and nothing may be unknown. A field that is missing, because the
+/// document was written before there was such a field, has its default; the identity is that of the document as it is.
 /// INVALID_ARGUMENT naming the path; also where `json` is not its own canonical form or `spec_version` is not 1.
 Result<RunSpec> parse_resolved_spec(std::string_view json);
 

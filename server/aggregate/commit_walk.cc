@@ -264,7 +264,7 @@ Result<void> CommitWalk::take_change(const Range& range, Slot& slot) {
   if (!std::isfinite(sum_of_squares(change, range.count))) return overflow(range, change, "the outer step");
   if (down_ == nullptr) return {};
   const std::span<std::byte> payload(slot.payload.as<std::byte>(), down_->encoded_bytes(range.count));
-  down_->encode({change, range.count}, range.first, job_.seed, payload);
+  down_->encode({change, range.count}, range.first, {.stochastic = false, .seed = job_.seed}, payload);
   down_->decode(payload, {change, range.count});
   const std::uint64_t whole = down_->block_elements();
   const auto first_block_at = [&](std::uint64_t element) {

@@ -36,7 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!part.empty() && std::memcmp(part.data(), values.data() + first, 4 * part.size()) != 0) std::abort();
 
   // What decodes can be encoded again, and that is valid, too.
-  encoding.encode(values, 0, 0, payload);
+  encoding.encode(values, 0, {}, payload);
   if (!encoding.validate(payload, 0, count).ok()) std::abort();
   return 0;
 }

@@ -190,7 +190,7 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
         for (float& value : delta) value = static_cast<float>(static_cast<double>(value) * factor);
       fragment_sum += squares(delta);
       encoded.resize(encoding.encoded_bytes(delta.size()));
-      encoding.encode(delta, first, recipe.seed, encoded);
+      encoding.encode(delta, first, {.stochastic = false, .seed = recipe.seed}, encoded);
       return payload.add(encoded);
     }));
     v1::FragmentUpdate update;

@@ -39,7 +39,7 @@ void write_update(const std::string& path, const Spool::Shape& shape, std::uint3
   const std::uint64_t period = shape.encoding == "f32" ? shape.elements : std::min(shape.elements, kPeriod);
   const std::vector<float> values = some_values(period, seed);
   std::vector<std::byte> payload(encoding.encoded_bytes(period));
-  encoding.encode(values, 0, 0, payload);
+  encoding.encode(values, 0, {}, payload);
   File file = must(File::open(path, OpenMode::kCreateOrEmpty));
   for (std::uint64_t at = 0; at < shape.elements; at += period) {
     const std::uint64_t count = std::min(period, shape.elements - at);

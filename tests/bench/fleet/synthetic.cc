@@ -63,7 +63,7 @@ Result<v1::FragmentUpdate> SyntheticUpdates::make(const FragmentLayout& fragment
     std::span<const std::byte> piece = std::as_bytes(values);
     if (!as_it_is) {
       encoded.resize(static_cast<std::size_t>(encoding.encoded_bytes(count)));
-      encoding.encode(values, first, key, encoded);
+      encoding.encode(values, first, {.stochastic = false, .seed = key}, encoded);
       piece = encoded;
     }
     hasher.update(piece);

@@ -18,7 +18,7 @@ using strategies::ValueOutput;
 std::string encoded(std::string_view name, const std::vector<float>& values) {
   const Encoding& encoding = **find_encoding(name);
   std::string payload(encoding.encoded_bytes(values.size()), '\0');
-  encoding.encode(values, 0, 0, std::as_writable_bytes(std::span(payload)));
+  encoding.encode(values, 0, {}, std::as_writable_bytes(std::span(payload)));
   return payload;
 }
 

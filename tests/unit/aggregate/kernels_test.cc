@@ -71,7 +71,7 @@ TEST_CASE("rows of one byte an element add up to what they decode to, on every t
       for (std::size_t k = 0; k < row_count; ++k) {
         payloads.emplace_back(1 + encoding.encoded_bytes(count));  // at an odd address
         const auto payload = std::span(payloads.back()).subspan(1);
-        encoding.encode(some_values(count, static_cast<unsigned>(k)), 0, 0, payload);
+        encoding.encode(some_values(count, static_cast<unsigned>(k)), 0, {}, payload);
         rows.push_back({payload.data() + encoding.prefix_bytes(), payload.data()});
         coefficients.push_back(0.1 * static_cast<double>(k + 1));
         std::vector<float> decoded(count);

@@ -8,6 +8,7 @@
 
 #include "common/config/canonical_json.h"
 #include "common/config/run_spec.h"
+#include "common/crypto/sha256.h"
 #include "common/model/layout.h"
 #include "strategies/catalogue.h"
 
@@ -107,6 +108,24 @@ TEST_CASE("a resolved document reads back to the same run spec") {
   CHECK(again->limits == spec->limits);
 }
 
+TEST_CASE("a resolved document from before a field existed has its default, and keeps its identity") {
+  const auto spec = parsed(kSmall);
+  json document = document_of(*spec);
+  document["participation"].erase("grace_safety");
+  document["training"].erase("proximal");
+  document["model"].erase("control");
+  document.erase("limits");
+  const std::string older = canonical_json(document).value();
+  const auto read = parse_resolved_spec(older);
+  if (!read.ok()) FAIL(read.error().message);
+  CHECK(read->participation == spec->participation);
+  CHECK(read->training == spec->training);
+  CHECK(read->limits == spec->limits);
+  CHECK(read->canonical_json == older);
+  CHECK(read->hash == sha256_hex(std::string_view(older)));
+  CHECK(read->training_json == canonical_json(document["training"]).value());
+}
+
 TEST_CASE("a resolved document that was tampered with is refused") {
   const auto spec = parsed(kSmall);
   const auto changed = [&](auto change) {
@@ -117,7 +136,7 @@ TEST_CASE("a resolved document that was tampered with is refused") {
   CHECK_FALSE(parse_resolved_spec(" " + spec->canonical_json).ok());
   CHECK_FALSE(parse_resolved_spec("[]").ok());
   CHECK_FALSE(parse_resolved_spec("{").ok());
-  CHECK_FALSE(changed([](json& d) { d["stop"].erase("rounds"); }).ok());
+  CHECK_FALSE(changed([](json& d) { d["training"].erase("learning_rate"); }).ok());
   CHECK_FALSE(changed([](json& d) { d["stop"]["hours"] = 3; }).ok());
   CHECK_FALSE(changed([](json& d) { d["stop"] = 3; }).ok());
   CHECK_FALSE(changed([](json& d) { d["model"] = 3; }).ok());
