@@ -18,8 +18,8 @@ class Tokenizer {
   /// Tokens 0 … 255 are bytes; token 256 is the end of a text.
   static std::shared_ptr<const Tokenizer> bytes();
 
-  /// The SentencePiece model in a file; an empty path: bytes(). NOT_FOUND, or INVALID_ARGUMENT naming the file and why its
-  /// content is not accepted (parse_tokenizer_model).
+  /// The SentencePiece model in a file; an empty path: bytes(). NOT_FOUND, or INVALID_ARGUMENT naming the file and why
+  /// its content is not accepted (parse_tokenizer_model).
   static Result<std::shared_ptr<const Tokenizer>> open(const std::string& path);
 
   /// The same of a model in memory; `name` stands for the file in messages.
@@ -43,8 +43,8 @@ class Tokenizer {
   /// only. Long texts are cut into pieces of about 1 MiB after line ends, each encoded by itself.
   virtual Result<void> encode(std::string_view text, std::vector<std::int64_t>& tokens) const = 0;
 
-  /// The text of some tokens (control tokens have none, tokens out of range neither). Bytes that the tokens give are not
-  /// checked: the end of a generated text may be the middle of a character.
+  /// The text of some tokens (control tokens have none, tokens out of range neither). Bytes that the tokens give are
+  /// not checked: the end of a generated text may be the middle of a character.
   virtual std::string decode(std::span<const std::int64_t> tokens) const = 0;
 
  protected:
@@ -59,9 +59,9 @@ struct TokenizerTraining {
   bool bpe = true;               ///< otherwise unigram
 };
 
-/// Trains a SentencePiece model on documents: byte fallback, nothing normalised, "<unk>" 0, "<s>" 1, "</s>" 2; it is one
-/// that from_model() takes. The same documents and options give the same bytes (one thread). Lines are what it learns
-/// from. INVALID_ARGUMENT where the text is too small for the vocabulary.
+/// Trains a SentencePiece model on documents: byte fallback, nothing normalised, "<unk>" 0, "<s>" 1, "</s>" 2; it is
+/// one that from_model() takes. The same documents and options give the same bytes (one thread). Lines are what it
+/// learns from. INVALID_ARGUMENT where the text is too small for the vocabulary.
 Result<std::string> train_tokenizer(std::span<const std::string_view> documents, const TokenizerTraining& options);
 
 }  // namespace skerry::trainer
