@@ -190,6 +190,16 @@ std::vector<Field> make_fields() {
       text("exchange.compression", words("none"), {"none", "zstd"},
            "of encoded updates and outer steps, where it makes one at least 3 % smaller"),
       text("exchange.late", words("discard"), {"discard"}, "what becomes of an update that comes after its exchange"),
+      whole("exchange.overlap", 0.0, 0, 1e9,
+            "inner steps that a node trains on between sending a fragment and merging its new version; 0: it waits"),
+      text("exchange.merge", words("lerp"), {"lerp", "replace", "eager"},
+           "overlap: a node mixes the new version with its own tensors, takes it as it is, or takes it and adds again "
+           "what it learned since"),
+      absent(number("exchange.alpha", none, 0, 1,
+                    "lerp: share of its own tensors that a node keeps; eager: of what it learned since that it adds"),
+             "lerp 0.5, eager 1, replace 0"),
+      text("exchange.on_late", words("block"), {"block", "on_arrival"},
+           "overlap: a node waits for a version that is not there when it is to be merged, or merges it when it comes"),
 
       whole("evaluation.every", 1.0, 0, 1e9,
             "rounds between evaluations; the last version is always evaluated; 0: never"),

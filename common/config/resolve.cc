@@ -473,13 +473,15 @@ Result<void> check_document(const json& document) {
   return {};
 }
 
-void resolve_feedback(json& exchange) {
+void resolve_exchange(json& exchange) {
   for (const char* way : {"up", "down"}) {
     const std::string member = std::string(way) + "_feedback";
     if (exchange.contains(member)) continue;
     const json encoding = exchange.value(way, json());
     exchange[member] = encoding == "topk2" ? 0.95 : encoding == "sign" ? 1.0 : 0.0;
   }
+  const json merge = exchange.value("merge", json());
+  if (!exchange.contains("alpha")) exchange["alpha"] = merge == "lerp" ? 0.5 : merge == "eager" ? 1.0 : 0.0;
 }
 
 Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
@@ -523,7 +525,7 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
   if (!document["exchange"].contains("pattern"))
     document["exchange"]["pattern"] =
         document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
-  resolve_feedback(document["exchange"]);
+  resolve_exchange(document["exchange"]);
   for (const auto& [member, ours] : kSaidTwice) document["model"][member] = *at_path(document, ours);
   auto valid = check_document(document);
   if (!valid.ok()) return placed(valid.error(), file);

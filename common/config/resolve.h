@@ -45,8 +45,9 @@ Result<nlohmann::json> checked(const Field& field, const nlohmann::json& value);
 /// Messages begin with the path at fault.
 Result<void> check_document(const nlohmann::json& document);
 
-/// Error feedback of each direction where the section does not say it: what the encoding's paper has.
-void resolve_feedback(nlohmann::json& exchange);
+/// What [exchange] does not say and other fields of it decide: error feedback of each direction (what the encoding's
+/// paper has), and the merge rule's alpha.
+void resolve_exchange(nlohmann::json& exchange);
 
 /// The member of a document at "section.name" or "name"; nullptr where there is none.
 const nlohmann::json* at_path(const nlohmann::json& document, const std::string& path);

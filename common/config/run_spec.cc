@@ -144,7 +144,7 @@ json completed(json document) {
         (*section)[dot == std::string::npos ? field.path : field.path.substr(dot + 1)] = value;
     }, field.fallback);
   }
-  if (json& exchange = document["exchange"]; exchange.is_object()) config_internal::resolve_feedback(exchange);
+  if (json& exchange = document["exchange"]; exchange.is_object()) config_internal::resolve_exchange(exchange);
   return document;
 }
 
@@ -249,7 +249,11 @@ Result<RunSpec> typed(const json& document, const json& said) {
       number("exchange", "up_feedback"),
       number("exchange", "down_feedback"),
       text("exchange", "compression") == "zstd",
-      text("exchange", "late")};
+      text("exchange", "late"),
+      whole("exchange", "overlap"),
+      text("exchange", "merge"),
+      number("exchange", "alpha"),
+      text("exchange", "on_late") == "block"};
   spec.evaluation = {whole("evaluation", "every"), text("evaluation", "split"), whole("evaluation", "minimum"),
                      number("evaluation", "deadline_s")};
   spec.stop = {whole("stop", "rounds"), text("stop", "metric"),

@@ -78,6 +78,10 @@ struct ExchangeSpec {
   double down_feedback = 0;      ///< of the coordinator's
   bool zstd = false;             ///< payloads are compressed where that pays
   std::string late;  ///< "discard"
+  std::uint64_t overlap = 0;      ///< inner steps between sending a fragment and merging its new version; 0: it waits
+  std::string merge = "lerp";     ///< "lerp", "replace", "eager"
+  double alpha = 0.5;             ///< lerp: share of its own tensors a node keeps; eager: of what it adds again
+  bool block = true;              ///< a node waits for a version that is late
   bool operator==(const ExchangeSpec&) const = default;
 };
 

@@ -41,6 +41,21 @@ void RunHost::carry_out(const AssignTask& command) {
   });
 }
 
+void RunHost::carry_out(const Deliver& command) {
+  services_.commit.after([this, command] {
+    if (!services_.session_of(command.node)) return;  // delivered again when the node is back
+    for (const ReadFragment& read : command.versions) {
+      v1::ToNode message;
+      v1::Delivery& delivery = *message.mutable_delivery();
+      delivery.set_run_id(record_.run_id);
+      delivery.set_exchange(command.exchange);
+      *delivery.mutable_version() = fragment_version(read);
+      carried(command.node, 0, message.ByteSizeLong());
+      services_.send(command.node, std::move(message));
+    }
+  });
+}
+
 v1::Task RunHost::task_message(const AssignTask& command, const NodeSession& session) {
   v1::Task task;
   task.set_task_id(command.task);
@@ -57,6 +72,16 @@ v1::Task RunHost::task_message(const AssignTask& command, const NodeSession& ses
   task.set_first_step(command.first_step);
   task.set_deadline_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(command.deadline_ms, 0)));
   task.set_split(command.split);
+  for (const MergeFragment& merge : command.merge) {
+    v1::MergePlan& plan = *task.add_merge();
+    plan.set_fragment(plan_.shapes[merge.fragment].name);
+    plan.set_exchange(merge.exchange);
+    plan.set_at_step(merge.at_step);
+    plan.set_rule(merge.rule);
+    plan.set_alpha(merge.alpha);
+    plan.set_block(merge.block);
+  }
+  task.set_after(command.after);
   const auto encoding = find_encoding(plan_.spec.exchange.up);
   std::uint64_t most = 0;
   for (FragmentIndex index : command.write) {

@@ -122,6 +122,7 @@ class RunHost {
   v1::RunSummary summary_from(const RunView& view) const;
 
   void carry_out(const AssignTask& command);
+  void carry_out(const Deliver& command);
   void carry_out(const CancelTask& command);
   void carry_out(const Accept& command);
   void carry_out(const CountReport& command);

@@ -146,13 +146,25 @@ struct ReadFragment {
   std::optional<std::uint64_t> previous;
 };
 
+/// Overlapped exchange: a fragment's version to merge while the task is under way; a Deliver says which one it is.
+struct MergeFragment {
+  FragmentIndex fragment = 0;
+  std::uint64_t exchange = 0;  ///< of the Deliver, and of the task whose update it answers (AssignTask::exchange)
+  std::uint64_t at_step = 0;   ///< of the task, not before; below `steps` where it blocks
+  std::string rule;            ///< exchange.merge; "replace" for an exchange that the node had no task of
+  double alpha = 0;
+  bool block = false;          ///< exchange.on_late: the node waits at at_step, or merges at the first step after it came
+};
+
 /// Give a task to a node. A node that already has a task of this id goes on with it or offers its update again; one
-/// that does not know it starts it. A node may have an evaluate and a train task at once; it works in the order given.
+/// that does not know it starts it. A node may have an evaluate and a train task at once, in overlapped runs two train
+/// tasks; it works in the order given.
 struct AssignTask {
   std::string task;
   std::string node;
   TaskKind kind = TaskKind::kTrain;
-  std::uint64_t exchange = 0;  ///< train: the exchange that was open; evaluate: 0
+  /// Train: the exchange that was open; evaluate: 0. In an overlapped asynchronous run the task's serial number.
+  std::uint64_t exchange = 0;
   std::uint64_t round = 0;     ///< how many exchanges of this fragment came before, plus 1
   std::vector<ReadFragment> read;
   std::vector<FragmentIndex> write;  ///< train
@@ -162,6 +174,20 @@ struct AssignTask {
   std::uint64_t first_step = 0;
   std::int64_t deadline_ms = 0;  ///< from now; 0: none
   std::string split;             ///< evaluate
+  // Overlapped train tasks.
+  std::vector<MergeFragment> merge;  ///< by exchange: the order in which they are merged
+  /// The node's train task that this one goes on from; where its trainer is anywhere else, the task fails with
+  /// NOT_FOUND. Empty: it reads all.
+  std::string after;
+};
+
+/// Overlapped exchange: `exchange` is over, and these are its fragments' versions, unchanged where it was void or the
+/// node's update was discarded. Said once after the AssignTask that plans the merge or when the exchange ends, whichever
+/// is later; again when the node joins again.
+struct Deliver {
+  std::string node;
+  std::uint64_t exchange = 0;  ///< as in MergeFragment
+  std::vector<ReadFragment> versions;
 };
 
 /// The node may drop this task: its result is not wanted any more.
@@ -284,8 +310,8 @@ struct WakeAt {
   Instant at = 0;
 };
 
-using Command = std::variant<AssignTask, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce, Count,
-                             Void, EvaluationDone, Finish, WakeAt>;
+using Command = std::variant<AssignTask, Deliver, CancelTask, Accept, CountReport, Discard, Refuse, AskStore, Reduce,
+                             Count, Void, EvaluationDone, Finish, WakeAt>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What people see

@@ -159,6 +159,18 @@ void SimCoordinator::on(const server::AssignTask& command) {
   });
 }
 
+void SimCoordinator::on(const server::Deliver& command) {
+  for (const auto& read : command.versions) {
+    v1::ToNode message;
+    auto& delivery = *message.mutable_delivery();
+    delivery.set_run_id(setup_.run_id);
+    delivery.set_exchange(command.exchange);
+    delivery.mutable_version()->set_fragment(setup_.fragments[read.fragment]);
+    delivery.mutable_version()->set_version(read.version);
+    batch_.after.push_back([this, node = command.node, message]() mutable { send(node, std::move(message)); });
+  }
+}
+
 void SimCoordinator::on(const server::CancelTask& command) {
   batch_.after.push_back([this, command] {
     v1::ToNode message;

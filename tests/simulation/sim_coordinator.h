@@ -66,6 +66,7 @@ class SimCoordinator {
   void handle(server::Event event);
   void commit();
   void on(const server::AssignTask& command);
+  void on(const server::Deliver& command);
   void on(const server::CancelTask& command);
   void on(const server::Accept& command);
   void on(const server::CountReport& command);
