@@ -7,6 +7,7 @@
 
 #include "client/trainer/data_sources.h"
 #include "client/trainer/messages.h"
+#include "client/trainer/text_set.h"
 #include "common/os/files.h"
 
 namespace skerry::trainer {
@@ -146,45 +147,6 @@ class TableSet final : public DataSet {
   std::vector<std::uint64_t> rows_;
 };
 
-class TextSet final : public DataSet {
- public:
-  TextSet(std::shared_ptr<const Text> text, std::uint64_t context) : text_(std::move(text)) {
-    shape_ = {ExampleShape::Kind::kText, {context}, context, 256};
-  }
-
-  Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t shift,
-                    Batch& batch) const override {
-    const Range range = splits_.at(split);
-    const std::uint64_t context = shape_.input_size;
-    const std::uint64_t last = range.bytes - context - 1;  // the last window's start; fill is asked only where one fits
-    std::string window(context + 1, '\0');
-    batch.rows = numbers.size();
-    batch.tokens.resize(numbers.size() * (context + 1));
-    std::int64_t* out = batch.tokens.data();
-    for (const std::uint64_t number : numbers) {
-      text_->copy(range.first + std::min(number * context + shift, last), window);
-      for (const char c : window) *out++ = static_cast<unsigned char>(c);
-    }
-    return text_->check();
-  }
-
-  Result<std::unique_ptr<DataSet>> part(const DataPart& part) const override {
-    if (part.first_byte > text_->size() || part.bytes > text_->size() - part.first_byte) {
-      return invalid_argument("bytes " + std::to_string(part.first_byte) + " + " + std::to_string(part.bytes) +
-                              " of a text with " + std::to_string(text_->size()));
-    }
-    auto set = std::make_unique<TextSet>(text_, shape_.input_size);
-    set->cut(part.splits, part.first_byte, part.bytes, shape_.input_size);
-    return std::unique_ptr<DataSet>(std::move(set));
-  }
-
-  static Result<std::unique_ptr<DataSet>> make(const json& section, const json& schema, const std::string& path,
-                                               std::uint64_t context);
-
- private:
-  std::shared_ptr<const Text> text_;
-};
-
 // The rows a set consists of: those that "indices" lists, or all.
 Result<std::vector<std::uint64_t>> chosen_rows(const json& section, std::uint64_t count) {
   SKERRY_ASSIGN(const std::string path, text_member(section, "indices", ""));
@@ -240,19 +202,22 @@ Result<std::unique_ptr<DataSet>> TableSet::make(const json& section, const json&
   return std::unique_ptr<DataSet>(std::move(set));
 }
 
-Result<std::unique_ptr<DataSet>> TextSet::make(const json& section, const json& schema, const std::string& path,
-                                               std::uint64_t context) {
-  SKERRY_ASSIGN(const std::string encoding, text_member(schema, "encoding", "bytes"));
-  if (encoding != "bytes" && encoding != "utf-8") {
-    return invalid_argument("schema.encoding is \"" + encoding + "\", must be bytes or utf-8");
+Result<std::unique_ptr<DataSet>> make_text(const json& section, const json& schema, TextOptions options) {
+  SKERRY_ASSIGN(options.encoding, text_member(schema, "encoding", "bytes"));
+  if (options.encoding != "bytes" && options.encoding != "utf-8") {
+    return invalid_argument("schema.encoding is \"" + options.encoding + "\", must be bytes or utf-8");
   }
+  SKERRY_ASSIGN(options.field, text_member(schema, "field", "text"));
+  SKERRY_ASSIGN(options.tokenizer, text_member(section, "tokenizer", ""));
+  SKERRY_ASSIGN(const std::string packing, text_member(section, "packing", "stream"));
+  if (packing != "stream" && packing != "documents") {
+    return invalid_argument("packing is \"" + packing + "\", must be stream or documents");
+  }
+  options.documents = packing == "documents";
   if (section.contains("indices")) return invalid_argument("\"indices\" is for kinds idx and csv only, not for text");
-  if (context == 0) return invalid_argument("text needs a model with a context; this model takes other examples");
-  SKERRY_ASSIGN(Text text, Text::open(path, encoding == "utf-8"));
-  SKERRY_ASSIGN(auto splits, parse_splits(section));
-  auto set = std::make_unique<TextSet>(std::make_shared<Text>(std::move(text)), context);
-  set->cut(splits, 0, set->text_->size(), context);
-  return std::unique_ptr<DataSet>(std::move(set));
+  if (options.context == 0) return invalid_argument("text needs a model with a context; this model takes other examples");
+  SKERRY_ASSIGN(const auto splits, parse_splits(section));
+  return open_text(options, splits);
 }
 
 Result<std::unique_ptr<DataSet>> open_kind(const json& section, std::uint64_t context) {
@@ -263,10 +228,16 @@ Result<std::unique_ptr<DataSet>> open_kind(const json& section, std::uint64_t co
     if (!it->is_object()) return invalid_argument("member \"schema\" must be an object");
     schema = *it;
   }
-  if (kind == "text") return TextSet::make(section, schema, path, context);
+  if (kind == "text" || kind == "jsonl" || kind == "tokens") {
+    TextOptions options;
+    options.kind = kind;
+    options.path = path;
+    options.context = context;
+    return make_text(section, schema, std::move(options));
+  }
   if (kind == "idx") return ImageSet::make(section, schema, path);
   if (kind == "csv") return TableSet::make(section, schema, path);
-  return invalid_argument("member \"kind\" is \"" + kind + "\", must be text, idx or csv");
+  return invalid_argument("member \"kind\" is \"" + kind + "\", must be text, jsonl, tokens, idx or csv");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Private data as numbered examples: image files (IDX), tables (CSV), directories of text. No LibTorch here.
+// Private data as numbered examples: image files (IDX), tables (CSV), text. No LibTorch here.
 #pragma once
 
 #include <cstdint>
@@ -47,15 +47,15 @@ struct SplitFractions {
 /// What one of many holders has of a data set that they share in memory.
 struct DataPart {
   std::vector<std::uint64_t> rows;  ///< images, tables: numbers of the whole set's rows, in the part's order
-  std::uint64_t first_byte = 0;     ///< text: where the part begins
-  std::uint64_t bytes = 0;          ///< text: how long it is
+  std::uint64_t first = 0;          ///< text: the token where the part begins
+  std::uint64_t count = 0;          ///< text: how many tokens it has
   std::map<std::string, SplitFractions> splits;  ///< of the part
 };
 
 class DataSet {
  public:
-  /// Opens the data set of an `open` line's data section {"kind","path","schema","splits","indices"}; `context` is the
-  /// length of a text window (other kinds ignore it).
+  /// Opens the data set of an `open` line's data section {"kind","path","schema","splits","indices","tokenizer",
+  /// "packing"}; `context` is the length of a text window (other kinds ignore it).
   ///
   /// Pixels are divided by 255. The files are read once, here: later changes to them are not seen, except in text files
   /// of 1 MiB and more, which stay mapped. Errors: NOT_FOUND (path), PERMISSION_DENIED, INVALID_ARGUMENT naming the
@@ -70,7 +70,7 @@ class DataSet {
 
   const ExampleShape& shape() const { return shape_; }
 
-  /// Rows of all splits and what lies between them; of a text its bytes.
+  /// Rows of all splits and what lies between them; of a text its tokens.
   std::uint64_t size() const { return size_; }
 
   /// Examples of every split.
@@ -79,20 +79,23 @@ class DataSet {
   /// Examples of one split. NOT_FOUND naming the splits there are.
   Result<std::uint64_t> examples(const std::string& split) const;
 
-  /// The examples `numbers` (each below examples(split)) of a split. `shift` moves every text window by that many
-  /// bytes, so that passes over a text cut it differently; a window that would leave its split is moved back to the
-  /// split's end. DATA_LOSS where a mapped text can no longer be read.
+  /// How many shifts a pass may have, for fill(); 1: none.
+  virtual std::uint64_t shifts() const { return 1; }
+
+  /// The examples `numbers` (each below examples(split)) of a split. `shift` moves every window of a running text by
+  /// that many tokens, so that passes over it cut it differently; a window that would leave its split is moved back to
+  /// the split's end. DATA_LOSS where a mapped text can no longer be read.
   virtual Result<void> fill(const std::string& split, std::span<const std::uint64_t> numbers, std::uint64_t shift,
                             Batch& batch) const = 0;
 
  protected:
   struct Range {
-    std::uint64_t first = 0;  ///< example (text: byte)
-    std::uint64_t count = 0;  ///< examples (text: windows)
-    std::uint64_t bytes = 0;  ///< text only
+    std::uint64_t first = 0;   ///< example (text: token)
+    std::uint64_t count = 0;   ///< examples (text: windows)
+    std::uint64_t tokens = 0;  ///< text only
   };
 
-  /// Makes splits_ from fractions of `count` examples, or of `count` bytes in windows of `window`, from `first` on.
+  /// Makes splits_ from fractions of `count` examples, or of `count` tokens in windows of `window`, from `first` on.
   void cut(const std::map<std::string, SplitFractions>& splits, std::uint64_t first, std::uint64_t count,
            std::uint64_t window = 0);
 

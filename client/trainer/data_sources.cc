@@ -321,15 +321,16 @@ Result<std::vector<std::uint64_t>> read_indices(const std::string& path, std::ui
   return rows;
 }
 
-Result<Text> Text::open(const std::string& path, bool utf8) {
+Result<std::vector<std::string>> files_of(const std::string& path) {
   std::vector<std::string> files;
-  auto entries = list_directory(path);
-  if (entries.ok()) {
-    SKERRY_TRY(list_files(path, 0, files));
-    std::sort(files.begin(), files.end());
-  } else {
-    files.push_back(path);
-  }
+  if (!list_directory(path).ok()) return std::vector{path};
+  SKERRY_TRY(list_files(path, 0, files));
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+Result<Text> Text::open(const std::string& path, bool utf8) {
+  SKERRY_ASSIGN(const std::vector<std::string> files, files_of(path));
   Text text;
   for (const std::string& file : files) {
     SKERRY_ASSIGN(const std::uint64_t size, file_size(file));

@@ -50,8 +50,11 @@ Result<Table> parse_table(std::string_view text, const std::string& name, const 
 /// Row numbers, one a line, each below `count`, none twice.
 Result<std::vector<std::uint64_t>> read_indices(const std::string& path, std::uint64_t count);
 
-/// All files below a directory, sorted by path, or one file, as one long text. Names that begin with a dot are left
-/// out, symbolic links are not followed. Files of 1 MiB and more are mapped, smaller ones are read.
+/// The files below a directory that are not empty, sorted by path; or the one file that `path` is. Names that begin with a
+/// dot are left out, symbolic links are not followed. INVALID_ARGUMENT for more than 1,000,000 files or 64 levels.
+Result<std::vector<std::string>> files_of(const std::string& path);
+
+/// files_of(path) as one long text. Files of 1 MiB and more are mapped, smaller ones are read.
 class Text {
  public:
   /// INVALID_ARGUMENT where there is not a single byte; with `utf8` also "FILE: not UTF-8 at byte N".

@@ -15,6 +15,7 @@
 #include "client/trainer/line_channel.h"
 #include "client/trainer/offline.h"
 #include "client/trainer/session.h"
+#include "client/trainer/text_commands.h"
 
 namespace {
 
@@ -27,6 +28,13 @@ constexpr const char* kHelp = R"(skerry-trainer trains, evaluates and generates 
   skerry-trainer generate --model-dir DIR [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed S] [--threads N]
       Continues a prompt with a text model. DIR holds model.json (the run's model section) and one FRAGMENT.safetensors for
       each fragment, for example all.safetensors.
+
+  skerry-trainer tokenizer train --input PATH --vocabulary N --out FILE [--kind text|jsonl] [--field text] [--type bpe|unigram]
+      Makes a SentencePiece model of N tokens from local text (a directory or a file; jsonl: JSON lines with that member). The
+      same text gives the same file. Says its content id, which a run spec's data.tokenizer names once it is uploaded.
+
+  skerry-trainer tokens --input PATH --out FILE [--kind text|jsonl] [--field text] [--tokenizer FILE|bytes] [--shards N]
+      Cuts text into tokens once and for all: FILE, a data set of kind tokens, or N of them.
 
   skerry-trainer --version
   skerry-trainer --help
@@ -88,8 +96,12 @@ int main(int argc, char** argv) {
     std::puts("skerry-trainer " SKERRY_VERSION);
     return 0;
   }
-  if (arguments[0] == "generate") {
-    const auto text = skerry::trainer::generate_offline({arguments.begin() + 1, arguments.end()});
+  const auto command = arguments[0] == "generate"    ? skerry::trainer::generate_offline
+                       : arguments[0] == "tokenizer" ? skerry::trainer::tokenizer_command
+                       : arguments[0] == "tokens"    ? skerry::trainer::tokens_command
+                                                     : nullptr;
+  if (command != nullptr) {
+    const auto text = command({arguments.begin() + 1, arguments.end()});
     if (!text.ok()) {
       std::fprintf(stderr, "skerry-trainer: %s\n", text.error().message.c_str());
       return text.error().code == skerry::Code::kOutOfRange ? 2 : 1;

@@ -171,12 +171,13 @@ Result<void> Session::with_fragments(const std::map<std::string, FragmentSource>
   return result;
 }
 
-Result<Measurement> Session::measure_split(const std::string& task, const std::string& split) {
+Result<Session::SplitMeasurement> Session::measure_split(const std::string& task, const std::string& split) {
   SKERRY_ASSIGN(const std::uint64_t examples, open_->data->examples(split));
   if (examples == 0) return Error(failed_precondition("split \"" + split + "\" has no examples"));
   const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
   const std::uint64_t piece = text ? std::min<std::uint64_t>(open_->training.batch, 64) : 128;
-  Measurement sum;
+  SplitMeasurement split_sum;
+  Measurement& sum = split_sum.sum;
   Batch batch;
   std::vector<std::uint64_t> numbers;
   for (std::uint64_t first = 0; first < examples; first += piece) {
@@ -188,9 +189,10 @@ Result<Measurement> Session::measure_split(const std::string& task, const std::s
     sum.loss_sum += measured.loss_sum;
     sum.correct += measured.correct;
     sum.counted += measured.counted;
+    split_sum.text_bytes += batch.text_bytes;
   }
   if (!std::isfinite(sum.loss_sum)) return Error(failed_precondition("the loss is not finite"));
-  return sum;
+  return split_sum;
 }
 
 Result<void> Session::answer_checkpoint() {
@@ -200,7 +202,8 @@ Result<void> Session::answer_checkpoint() {
 
 Result<void> Session::handle_evaluate(const EvaluateRequest& request) {
   return with_fragments(request.read, [&]() -> Result<void> {
-    SKERRY_ASSIGN(const Measurement sum, measure_split(request.task, request.split));
+    SKERRY_ASSIGN(const SplitMeasurement measured, measure_split(request.task, request.split));
+    const Measurement& sum = measured.sum;
     const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
     const double loss = sum.loss_sum / static_cast<double>(sum.counted);
     Outcome outcome;
@@ -212,6 +215,10 @@ Result<void> Session::handle_evaluate(const EvaluateRequest& request) {
     if (text) {
       outcome.tokens = sum.counted;
       outcome.metrics["perplexity"] = std::exp(std::min(loss, 700.0));
+      if (measured.text_bytes > 0) {
+        outcome.metrics["nats_per_byte"] = sum.loss_sum / static_cast<double>(measured.text_bytes);
+        outcome.metrics["bits_per_byte"] = outcome.metrics["nats_per_byte"] / std::log(2.0);
+      }
     }
     channel_.send(evaluated_line(request.task, outcome));
     return {};

@@ -84,6 +84,8 @@ class Session {
   Result<void> repeat_finished(const TrainRequest& request, const TaskProgress& finished);
   Result<void> train(Training& training);
   Result<void> one_step(Training& training);
+  /// What a mean loss is weighted with: examples; of text the windows that the predicted tokens would fill.
+  double terms_of(std::uint64_t examples, std::uint64_t tokens) const;
   Result<void> fill_batch(Training& training, std::uint64_t rows);
   Result<void> after_step(Training& training);
   Result<void> emit_fragments(Training& training);
@@ -94,7 +96,11 @@ class Session {
   Result<void> give(const std::string& fragment, const std::string& path);
 
   /// Loss and hits over a whole split.
-  Result<Measurement> measure_split(const std::string& task, const std::string& split);
+  struct SplitMeasurement {
+    Measurement sum;
+    std::uint64_t text_bytes = 0;  ///< text: how many bytes the counted tokens stand for
+  };
+  Result<SplitMeasurement> measure_split(const std::string& task, const std::string& split);
 
   /// Runs `body` with the fragments of `read` in place of the trainer's own, and puts these back.
   template <typename Body>

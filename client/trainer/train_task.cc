@@ -24,6 +24,8 @@ void append(const Batch& more, Batch& batch) {
   batch.labels.insert(batch.labels.end(), more.labels.begin(), more.labels.end());
   batch.targets.insert(batch.targets.end(), more.targets.begin(), more.targets.end());
   batch.tokens.insert(batch.tokens.end(), more.tokens.begin(), more.tokens.end());
+  batch.counted += more.counted;
+  batch.text_bytes += more.text_bytes;
 }
 
 }  // namespace
@@ -92,9 +94,8 @@ Result<void> Session::handle_train(const TrainRequest& request) {
   if (finished && finished->key == key) return repeat_finished(request, *finished);
 
   open_->state->save(open_->before);
-  const bool text = open_->data->shape().kind == ExampleShape::Kind::kText;
   Training training{request, steps, examples,
-                    ExampleOrder(request.seed, available, text ? open_->data->shape().input_size : 1)};
+                    ExampleOrder(request.seed, available, open_->data->shifts())};
   training.progress.key = key;
   training.progress.merged.assign(request.merge.size(), false);
   Result<void> result = begin(training, begun);
@@ -108,6 +109,11 @@ Result<void> Session::handle_train(const TrainRequest& request) {
   // Once the task has ended in any way, a checkpoint of its middle is of no use; if the daemon has gone, it is.
   if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_file(state_path(kMiddle)));
   return result;
+}
+
+double Session::terms_of(std::uint64_t examples, std::uint64_t tokens) const {
+  if (open_->data->shape().kind != ExampleShape::Kind::kText) return static_cast<double>(examples);
+  return static_cast<double>(tokens) / static_cast<double>(open_->data->shape().input_size);
 }
 
 Result<void> Session::begin(Training& training, const std::optional<TaskProgress>& begun) {
@@ -134,7 +140,7 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
   const auto measured = measure_split(request.task, kSplit);
   borrowed_ = false;
   if (!measured.ok()) return measured.error();
-  training.progress.outcome.metrics["start_loss"] = measured->loss_sum / static_cast<double>(measured->counted);
+  training.progress.outcome.metrics["start_loss"] = measured->sum.loss_sum / static_cast<double>(measured->sum.counted);
   return {};
 }
 
@@ -174,10 +180,8 @@ Result<void> Session::one_step(Training& training) {
   ++progress.step;
   ++progress.outcome.steps;
   progress.outcome.examples += training.batch.rows;
-  if (open_->data->shape().kind == ExampleShape::Kind::kText) {
-    progress.outcome.tokens += training.batch.rows * open_->data->shape().input_size;
-  }
-  progress.loss_sum += loss * static_cast<double>(training.batch.rows);
+  progress.outcome.tokens += training.batch.counted;
+  progress.loss_sum += loss * terms_of(training.batch.rows, training.batch.counted);
   training.latest_loss = loss;
   return {};
 }
@@ -254,7 +258,7 @@ Result<void> Session::finish(Training& training) {
   TaskProgress& progress = training.progress;
   open_->state->end_task(training.request.task);
   for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
-  progress.outcome.metrics["train_loss"] = progress.loss_sum / static_cast<double>(progress.outcome.examples);
+  progress.outcome.metrics["train_loss"] = progress.loss_sum / terms_of(progress.outcome.examples, progress.outcome.tokens);
   if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
   channel_.send(trained_line(training.request.task, progress.outcome));
   return {};

@@ -74,9 +74,9 @@ std::string client_name(std::uint64_t number, std::uint64_t clients) {
 
 bool is_text(const DataSet& set) { return set.shape().kind == ExampleShape::Kind::kText; }
 
-// Rows first … first + size − 1, or these bytes of a text.
+// Rows first … first + size − 1, or these tokens of a text.
 trainer::DataPart piece_of(const DataSet& set, std::uint64_t first, std::uint64_t size) {
-  if (is_text(set)) return {.first_byte = first, .bytes = size};
+  if (is_text(set)) return {.first = first, .count = size};
   trainer::DataPart part;
   part.rows.resize(size);
   std::iota(part.rows.begin(), part.rows.end(), first);

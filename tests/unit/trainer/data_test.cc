@@ -231,7 +231,7 @@ TEST_CASE("listed rows replace the whole set before it is split") {
 TEST_CASE("a data section that is wrong is refused with its member") {
   const auto error = [](const json& section) { return DataSet::open(section.dump(), 4).error(); };
   CHECK(error({{"path", "/x"}}).message == "data: member \"kind\" is missing");
-  CHECK(error({{"kind", "xml"}, {"path", "/x"}}).message.find("must be text, idx or csv") != std::string::npos);
+  CHECK(error({{"kind", "xml"}, {"path", "/x"}}).message.find("must be text, jsonl, tokens, idx or csv") != std::string::npos);
   CHECK(error({{"kind", "text"}, {"path", "/does/not/exist"}}).code == Code::kNotFound);
   CHECK(error({{"kind", "csv"}, {"path", "/x"}}).message.find("schema.features") != std::string::npos);
   CHECK(error({{"kind", "idx"}, {"path", "/x"}, {"schema", {{"shape", {1, 0, 3}}}}}).message.find("schema.shape") !=
@@ -274,11 +274,11 @@ TEST_CASE("a part of a text begins and ends where it should") {
   put(directory / "t.txt", "abcdefghij");
   const json section = {{"kind", "text"}, {"path", directory / "t.txt"}};
   const auto whole = DataSet::open(section.dump(), 2).value();
-  const auto part = whole->part({.first_byte = 3, .bytes = 5, .splits = {{"train", {0, 1}}}}).value();  // defgh
+  const auto part = whole->part({.first = 3, .count = 5, .splits = {{"train", {0, 1}}}}).value();  // defgh
   CHECK(part->size() == 5);
   CHECK(part->examples() == std::map<std::string, std::uint64_t>{{"train", 2}});
   Batch batch;
   REQUIRE(part->fill("train", std::vector<std::uint64_t>{1}, 0, batch).ok());
   CHECK(batch.tokens == std::vector<std::int64_t>{'f', 'g', 'h'});
-  CHECK_FALSE(whole->part({.first_byte = 8, .bytes = 3}).ok());
+  CHECK_FALSE(whole->part({.first = 8, .count = 3}).ok());
 }
