@@ -23,6 +23,7 @@ struct Context {
 void add_run_commands(CLI::App& app, Context& context);
 void add_member_commands(CLI::App& app, Context& context);
 void add_model_commands(CLI::App& app, Context& context);
+void add_plan_command(CLI::App& app, Context& context);
 void add_strategy_commands(CLI::App& app, Context& context);
 void add_sdk_commands(CLI::App& app, Context& context);
 void add_doctor_command(CLI::App& app, Context& context);

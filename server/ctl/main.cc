@@ -35,6 +35,7 @@ int run(int argc, char** argv) {
   add_run_commands(app, context);
   add_member_commands(app, context);
   add_model_commands(app, context);
+  add_plan_command(app, context);
   add_strategy_commands(app, context);
   add_sdk_commands(app, context);
   add_doctor_command(app, context);
