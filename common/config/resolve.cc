@@ -466,7 +466,7 @@ Result<void> check_document(const json& document) {
   SKERRY_TRY(check_tokens(document.at("data")));
   SKERRY_ASSIGN(const json model, resolved_model(document));
   const bool reads_text = document.at("data").at("kind") == "text";
-  if (reads_text != (model.at("architecture") == "transformer"))
+  if (reads_text != is_text_model(model.at("architecture").get<std::string>()))
     return invalid_argument("data.kind is " + shown(document.at("data").at("kind")) + ", but model.architecture " +
                             shown(model.at("architecture")) +
                             (reads_text ? " does not read text" : " reads text only"));
@@ -522,9 +522,11 @@ Result<json> resolve(const SpecFile& file, const SpecCatalogue& catalogue) {
     if (file.model.contains(member))
       return invalid_argument(place(file, std::string("model.") + member) + "model." + member + " is said as " + ours);
   for (const auto& member : file.model.items()) document["model"][member.key()] = member.value();
-  if (!document["exchange"].contains("pattern"))
-    document["exchange"]["pattern"] =
-        document["model"].value("architecture", json()) == "transformer" ? "strided" : "sequential";
+  if (!document["exchange"].contains("pattern")) {
+    const json architecture = document["model"].value("architecture", json());
+    const bool text = architecture.is_string() && is_text_model(architecture.get<std::string>());
+    document["exchange"]["pattern"] = text ? "strided" : "sequential";
+  }
   resolve_exchange(document["exchange"]);
   for (const auto& [member, ours] : kSaidTwice) document["model"][member] = *at_path(document, ours);
   auto valid = check_document(document);

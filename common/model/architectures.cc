@@ -143,7 +143,7 @@ LayerPlan decoder_layer(const std::string& prefix, const json& model) {
   // What is added to the residual stream starts smaller the more layers add to it (GPT-2).
   const Initialiser out = normal(deviation / std::sqrt(2.0 * model["layers"].get<double>()));
   const Initialiser in = normal(deviation);
-  return {{tensor(prefix + "self_attn.q_proj.weight", {width, width}, in),
+  LayerPlan layer{{tensor(prefix + "self_attn.q_proj.weight", {width, width}, in),
            tensor(prefix + "self_attn.k_proj.weight", {keys, width}, in),
            tensor(prefix + "self_attn.v_proj.weight", {keys, width}, in),
            tensor(prefix + "self_attn.o_proj.weight", {width, width}, out),
@@ -153,6 +153,12 @@ LayerPlan decoder_layer(const std::string& prefix, const json& model) {
            tensor(prefix + "input_layernorm.weight", {width}, kOnes),
            tensor(prefix + "post_attention_layernorm.weight", {width}, kOnes)},
           false};
+  if (model["qk_norm"].get<bool>()) {
+    const std::uint64_t size = width / model["heads"].get<std::uint64_t>();
+    layer.tensors.push_back(tensor(prefix + "self_attn.q_norm.weight", {size}, kOnes));
+    layer.tensors.push_back(tensor(prefix + "self_attn.k_norm.weight", {size}, kOnes));
+  }
+  return layer;
 }
 
 std::vector<LayerPlan> transformer(const json& model) {
@@ -168,12 +174,34 @@ std::vector<LayerPlan> transformer(const json& model) {
   return layers;
 }
 
+std::vector<LayerPlan> mpt(const json& model) {
+  const auto width = model["width"].get<std::uint64_t>();
+  const double deviation = model["initial_std"].get<double>();
+  const Initialiser in = normal(deviation);
+  const Initialiser out = normal(deviation / std::sqrt(2.0 * model["layers"].get<double>()));
+  std::vector<LayerPlan> layers;
+  layers.push_back({{tensor("transformer.wte.weight", {model["vocabulary"].get<std::uint64_t>(), width}, in)}, true});
+  for (std::uint64_t n = 0; n < model["layers"].get<std::uint64_t>(); ++n) {
+    const std::string prefix = "transformer.blocks." + std::to_string(n) + ".";
+    layers.push_back({{tensor(prefix + "norm_1.weight", {width}, kOnes),
+                       tensor(prefix + "attn.Wqkv.weight", {3 * width, width}, in),
+                       tensor(prefix + "attn.out_proj.weight", {width, width}, out),
+                       tensor(prefix + "norm_2.weight", {width}, kOnes),
+                       tensor(prefix + "ffn.up_proj.weight", {4 * width, width}, in),
+                       tensor(prefix + "ffn.down_proj.weight", {width, 4 * width}, out)},
+                      false});
+  }
+  layers.push_back({{tensor("transformer.norm_f.weight", {width}, kOnes)}, true});
+  return layers;
+}
+
 Result<std::vector<LayerPlan>> plan(const json& model) {
   const std::string& architecture = model["architecture"].get_ref<const std::string&>();
   if (architecture == "linear") return linear(model);
   if (architecture == "mlp") return mlp(model);
   if (architecture == "cnn") return cnn(model);
   if (architecture == "resnet") return resnet(model);
+  if (architecture == "mpt") return mpt(model);
   return transformer(model);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -20,6 +21,10 @@ struct LayerPlan {
 
 /// Every member written out and in its range; the sizes need not fit together yet. Errors as resolve_model.
 Result<nlohmann::json> resolve_members(const nlohmann::json& model);
+
+/// The section with what its `preset` says where it says nothing itself, and without `preset`. INVALID_ARGUMENT naming
+/// the architecture's presets for another name.
+Result<nlohmann::json> expand_preset(const nlohmann::json& model, std::string_view architecture);
 
 /// The layers, in model order, of a section that resolve_members returned.
 /// INVALID_ARGUMENT where sizes do not fit together or the model exceeds kMaxModelElements.

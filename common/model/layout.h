@@ -76,9 +76,10 @@ inline constexpr std::uint64_t kMaxModelElements = std::uint64_t{1} << 42;
 
 /// The model section of a run spec with every default written out; resolving twice changes nothing.
 ///
-/// `model` is an object with `architecture` (linear, mlp, cnn, resnet, transformer), that architecture's sizes, and for
-/// each of them `fragments` (1 … number of layers; default 1), `fragment_pattern` (strided or sequential), the tensors'
-/// roles (`personal`, `frozen`, `only`: lists of patterns) and `control` (whether there are control fragments).
+/// `model` is an object with `architecture` (linear, mlp, cnn, resnet, transformer, mpt), that architecture's sizes, for
+/// text models `preset` (a name for sizes, which the resolved section has instead), and for each of them `fragments` (1 …
+/// number of layers; default 1), `fragment_pattern` (strided or sequential), the tensors' roles (`personal`, `frozen`,
+/// `only`: lists of patterns) and `control` (whether there are control fragments).
 /// INVALID_ARGUMENT naming "model.MEMBER", its value and what is allowed, for an unknown architecture or member, a
 /// missing required member, a wrong type, a value out of range, or sizes that do not fit together.
 Result<nlohmann::json> resolve_model(const nlohmann::json& model);
@@ -88,6 +89,9 @@ Result<ModelLayout> build_layout(const nlohmann::json& model);
 
 /// The names resolve_model knows, in alphabetical order.
 std::span<const std::string_view> known_architectures();
+
+/// Whether a model of this architecture predicts text: it has a context and a vocabulary.
+bool is_text_model(std::string_view architecture);
 
 /// For people: one line a tensor, for example "fc2.bias [10] zeros all+80192".
 std::string describe_layout(const ModelLayout& layout);

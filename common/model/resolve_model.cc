@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<std::string_view, 5> kArchitectures{"cnn", "linear", "mlp", "resnet", "transformer"};
+constexpr std::array<std::string_view, 6> kArchitectures{"cnn", "linear", "mlp", "mpt", "resnet", "transformer"};
 
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxClasses = std::int64_t{1} << 20;
@@ -205,10 +205,31 @@ void resnet_members(Members& members) {
                   "model.groups is " + std::to_string(groups) + ", must divide model.width " + std::to_string(width));
 }
 
-void transformer_members(Members& members) {
+struct Heads {
+  std::int64_t width = 0;
+  std::int64_t heads = 0;
+};
+
+// What every text model has.
+Heads text_members(Members& members) {
   members.whole("layers", 4, 1, 1024);
-  const std::int64_t width = members.whole("width", 128, 2, 65536);
-  const std::int64_t heads = members.whole("heads", 4, 1, 65536);
+  const Heads sizes{members.whole("width", 128, 2, 65536), members.whole("heads", 4, 1, 65536)};
+  members.whole("context", 128, 1, std::int64_t{1} << 20);
+  members.whole("vocabulary", 256, 2, kMaxWidth);
+  members.real("norm_epsilon", 1e-5, 1.0);
+  members.real("initial_std", 0.02, 1.0);
+  return sizes;
+}
+
+void mpt_members(Members& members) {
+  const auto [width, heads] = text_members(members);
+  members.require(width % heads == 0,
+                  "model.heads is " + std::to_string(heads) + ", must divide model.width " + std::to_string(width));
+  members.real("alibi_maximum", 8.0, 1000.0);
+}
+
+void transformer_members(Members& members) {
+  const auto [width, heads] = text_members(members);
   members.require(width % (2 * heads) == 0, "model.heads is " + std::to_string(heads) + ", must divide model.width " +
                                                 std::to_string(width) + " into heads of even size");
   const std::int64_t kv_heads = members.whole("kv_heads", heads, 1, heads);
@@ -216,25 +237,25 @@ void transformer_members(Members& members) {
                                              ", must divide model.heads " + std::to_string(heads));
   // 8/3 of the width keeps the three matrices of SwiGLU as large as the usual two of 4 · width.
   members.whole("hidden", ((8 * width + 2) / 3 + 31) / 32 * 32, 1, std::int64_t{1} << 20);
-  members.whole("context", 128, 1, std::int64_t{1} << 20);
-  members.whole("vocabulary", 256, 2, kMaxWidth);
   members.flag("tied", true);
+  members.flag("qk_norm", false);
   members.real("rope_theta", 10000.0, 1e9);
-  members.real("norm_epsilon", 1e-5, 1.0);
-  members.real("initial_std", 0.02, 1.0);
 }
 
 }  // namespace
 
 std::span<const std::string_view> known_architectures() { return kArchitectures; }
 
-Result<json> resolve_members(const json& model) {
-  if (!model.is_object()) return invalid_argument("model is " + model.dump().substr(0, 60) + ", must be a table");
-  const auto named = model.find("architecture");
-  if (named == model.end() || !named->is_string())
+bool is_text_model(std::string_view architecture) { return architecture == "transformer" || architecture == "mpt"; }
+
+Result<json> resolve_members(const json& given) {
+  if (!given.is_object()) return invalid_argument("model is " + given.dump().substr(0, 60) + ", must be a table");
+  const auto named = given.find("architecture");
+  if (named == given.end() || !named->is_string())
     return invalid_argument(
-        "model.architecture is missing or not text, must be one of cnn, linear, mlp, resnet, transformer");
+        "model.architecture is missing or not text, must be one of cnn, linear, mlp, mpt, resnet, transformer");
   const std::string architecture = named->get<std::string>();
+  SKERRY_ASSIGN(const json model, expand_preset(given, architecture));
   Members members(model);
   if (architecture == "linear") {
     linear_members(members);
@@ -246,12 +267,14 @@ Result<json> resolve_members(const json& model) {
     resnet_members(members);
   } else if (architecture == "transformer") {
     transformer_members(members);
+  } else if (architecture == "mpt") {
+    mpt_members(members);
   } else {
     return invalid_argument("model.architecture is " + quoted_name(architecture) +
-                            ", must be one of cnn, linear, mlp, resnet, transformer");
+                            ", must be one of cnn, linear, mlp, mpt, resnet, transformer");
   }
   members.whole("fragments", 1, 1, 4096);
-  members.choice("fragment_pattern", architecture == "transformer" ? "strided" : "sequential",
+  members.choice("fragment_pattern", is_text_model(architecture) ? "strided" : "sequential",
                  {"strided", "sequential"});
   for (const char* role : {"personal", "frozen", "only"}) members.texts(role);
   members.flag("control", false);

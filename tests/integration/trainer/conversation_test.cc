@@ -16,7 +16,7 @@ TEST_CASE("a run from hello to close, as the protocol's page tells it") {
   TrainerProcess trainer = TrainerProcess::shipped();
   CHECK(trainer.hello()["type"] == "hello");
   CHECK(trainer.hello()["protocol"] == 1);
-  CHECK(trainer.hello()["architectures"] == json({"cnn", "linear", "mlp", "resnet", "transformer"}));
+  CHECK(trainer.hello()["architectures"] == json({"cnn", "linear", "mlp", "mpt", "resnet", "transformer"}));
   CHECK(trainer.hello()["warnings"].is_array());
 
   CHECK(trainer.ask(world.open()) ==

@@ -142,6 +142,70 @@ TEST_CASE("the sizes of Llama 2 7B give its 6,738,415,616 parameters") {
   CHECK(layout.parameters == 6'738'415'616);
 }
 
+TEST_CASE("with qk_norm every layer has one weight a head's component for queries and for keys") {
+  const ModelLayout layout =
+      layout_of(R"({"architecture":"transformer","layers":2,"width":8,"heads":2,"hidden":12,"qk_norm":true})");
+  CHECK(layout.find_tensor("model.layers.1.self_attn.q_norm.weight")->shape == std::vector<std::uint64_t>{4});
+  CHECK(layout.find_tensor("model.layers.1.self_attn.k_norm.weight")->initialiser == Initialiser{Kind::kOnes, 0.0});
+  const ModelLayout plain = layout_of(R"({"architecture":"transformer","layers":2,"width":8,"heads":2,"hidden":12})");
+  CHECK(layout.parameters == plain.parameters + 2 * (4 + 4));
+}
+
+TEST_CASE("mpt has Hugging Face MPT's names, shapes and order, and its embedding is its head") {
+  const ModelLayout layout = layout_of(
+      R"({"architecture":"mpt","layers":1,"width":8,"heads":2,"vocabulary":16,"initial_std":0.5})");
+  CHECK(describe_layout(layout) ==
+        "transformer.wte.weight [16, 8] normal(0.5) all+0\n"
+        "transformer.blocks.0.norm_1.weight [8] ones all+128\n"
+        "transformer.blocks.0.attn.Wqkv.weight [24, 8] normal(0.5) all+136\n"
+        "transformer.blocks.0.attn.out_proj.weight [8, 8] normal(0.353553) all+328\n"
+        "transformer.blocks.0.norm_2.weight [8] ones all+392\n"
+        "transformer.blocks.0.ffn.up_proj.weight [32, 8] normal(0.5) all+400\n"
+        "transformer.blocks.0.ffn.down_proj.weight [8, 32] normal(0.353553) all+656\n"
+        "transformer.norm_f.weight [8] ones all+912\n");
+  CHECK(layout.parameters == 920);
+}
+
+TEST_CASE("named sizes have the parameters that a pencil finds") {
+  // transformer: vocabulary · width (twice untied) + layers · (2·width² + 2·width·keys + 3·width·hidden + 2·width) + width;
+  // mpt: vocabulary · width + layers · (12·width² + 2·width) + width.
+  const struct {
+    const char* architecture;
+    const char* preset;
+    std::uint64_t parameters;
+  } sizes[] = {
+      {"transformer", "1m", 1'037'696},      {"transformer", "3m", 3'148'608},
+      {"transformer", "10m", 9'999'680},     {"transformer", "35m", 35'363'328},
+      {"transformer", "60m", 57'665'664},    {"transformer", "150m", 144'643'968},
+      {"transformer", "400m", 388'929'024},  {"transformer", "1b", 1'100'048'384},
+      {"transformer", "3b", 3'426'473'600},  {"transformer", "7b", 6'738'415'616},
+      {"mpt", "125m", 123'636'480},          {"mpt", "1b", 1'311'213'568},
+      {"mpt", "3b", 2'645'690'880},          {"mpt", "7b", 6'649'024'512},
+  };
+  for (const auto& size : sizes) {
+    INFO(size.architecture << " " << size.preset);
+    const auto layout = build_layout({{"architecture", size.architecture}, {"preset", size.preset}});
+    REQUIRE(layout.ok());
+    CHECK(layout->parameters == size.parameters);
+  }
+}
+
+TEST_CASE("a preset fills what the section leaves out, and the resolved section has its sizes instead of its name") {
+  const auto resolved = resolve_model(
+      nlohmann::json::parse(R"({"architecture":"transformer","preset":"1m","vocabulary":300,"layers":2})"));
+  REQUIRE(resolved.ok());
+  CHECK_FALSE(resolved->contains("preset"));
+  CHECK((*resolved)["layers"] == 2);
+  CHECK((*resolved)["vocabulary"] == 300);
+  CHECK((*resolved)["width"] == 128);
+  const auto unknown = resolve_model({{"architecture", "mpt"}, {"preset", "2b"}});
+  REQUIRE_FALSE(unknown.ok());
+  CHECK(unknown.error().message == "model.preset is \"2b\", must be one of 125m, 1b, 3b, 7b");
+  const auto none = resolve_model({{"architecture", "cnn"}, {"preset", "1m"}});
+  REQUIRE_FALSE(none.ok());
+  CHECK(none.error().message.find("has none") != std::string::npos);
+}
+
 TEST_CASE("tensors and fragments are found by name") {
   const ModelLayout layout = layout_of(R"({"architecture":"cnn"})");
   CHECK(layout.find_tensor("conv2.bias")->elements == 32);

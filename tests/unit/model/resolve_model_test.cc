@@ -51,7 +51,7 @@ TEST_CASE("a resolved model section has every member written out") {
   CHECK(resolved(R"({"architecture":"transformer"})") ==
         with_roles(
             R"({"architecture":"transformer","layers":4,"width":128,"heads":4,"kv_heads":4,"hidden":352,"context":128,
-                        "vocabulary":256,"tied":true,"rope_theta":10000,"norm_epsilon":1e-5,"initial_std":0.02,"fragments":1,
+                        "vocabulary":256,"tied":true,"qk_norm":false,"rope_theta":10000,"norm_epsilon":1e-5,"initial_std":0.02,"fragments":1,
                         "fragment_pattern":"strided"})"));
 }
 
@@ -73,9 +73,9 @@ TEST_CASE("a transformer's hidden size follows from its width: 8/3 of it, rounde
 
 TEST_CASE("an unknown architecture or member is refused with what there is") {
   CHECK(refusal(R"({"architecture":"gpt"})") ==
-        "model.architecture is \"gpt\", must be one of cnn, linear, mlp, resnet, transformer");
+        "model.architecture is \"gpt\", must be one of cnn, linear, mlp, mpt, resnet, transformer");
   CHECK(refusal(R"({})") ==
-        "model.architecture is missing or not text, must be one of cnn, linear, mlp, resnet, transformer");
+        "model.architecture is missing or not text, must be one of cnn, linear, mlp, mpt, resnet, transformer");
   CHECK(refusal(R"([1])") == "model is [1], must be a table");
   CHECK(refusal(R"({"architecture":"linear","inputs":1,"outputs":1,"widht":3})") ==
         "model.widht is not a member of architecture linear, which has architecture, bias, control, "
