@@ -37,9 +37,9 @@ struct Reader {
 
   Result<void> knows(std::initializer_list<const char*> keys) const {
     if (!object.is_object()) return invalid_argument(where + " is no JSON object");
-    for (const auto& [key, value] : object.items())
-      if (std::none_of(keys.begin(), keys.end(), [&](const char* known) { return key == known; }))
-        return invalid_argument(where + " has the member '" + one_line(key, 60) + "', which this version does not know");
+    for (const auto& member : object.items())
+      if (std::none_of(keys.begin(), keys.end(), [&](const char* known) { return member.key() == known; }))
+        return invalid_argument(where + " has the member '" + one_line(member.key(), 60) + "', which this version does not know");
     return {};
   }
 

@@ -14,7 +14,7 @@ using Magnitude = SignMajorityOptions::Magnitude;
 constexpr std::array<const char*, 3> kMagnitudes = {"unit", "mean", "median"};  // in the order of Magnitude
 
 template <typename Reduce>
-Rule value_rule(std::string name, const Reduce& reduce) {
+Rule value_rule(std::string name, Reduce reduce) {
   Rule rule;
   rule.name = std::move(name);
   rule.needs.individual_updates = true;
