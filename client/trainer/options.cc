@@ -38,7 +38,11 @@ Result<T> choice_member(const json& object, const char* member, const Choice<T> 
 constexpr Choice<OptimizerKind> kOptimizers[] = {
     {"sgd", OptimizerKind::kSgd}, {"adam", OptimizerKind::kAdam}, {"adamw", OptimizerKind::kAdamW}};
 constexpr Choice<ScheduleKind> kSchedules[] = {
-    {"constant", ScheduleKind::kConstant}, {"linear", ScheduleKind::kLinear}, {"cosine", ScheduleKind::kCosine}};
+    {"constant", ScheduleKind::kConstant},
+    {"linear", ScheduleKind::kLinear},
+    {"cosine", ScheduleKind::kCosine},
+    {"wsd", ScheduleKind::kWsd}};
+constexpr Choice<Precision> kPrecisions[] = {{"f32", Precision::kF32}, {"bf16", Precision::kBf16}};
 constexpr Choice<LossKind> kLosses[] = {{"cross_entropy", LossKind::kCrossEntropy}, {"mse", LossKind::kMse}};
 constexpr Choice<bool> kStates[] = {{"keep", true}, {"reset", false}};
 
@@ -66,17 +70,22 @@ Result<ScheduleOptions> parse_schedule(const json& object) {
   SKERRY_ASSIGN(options.warmup_steps, count_member(object, "warmup_steps", kMaxSteps, 0));
   SKERRY_ASSIGN(options.final_fraction, number_member(object, "final_fraction", 0, 1, 0));
   if (options.kind != ScheduleKind::kConstant && options.schedule_steps == 0) {
-    return invalid_argument("member \"schedule_steps\" is 0, a linear or cosine schedule needs its length in steps");
+    return invalid_argument("member \"schedule_steps\" is 0, a schedule that falls needs its length in steps");
+  }
+  SKERRY_ASSIGN(options.decay_steps, count_member(object, "decay_steps", kMaxSteps, 0));
+  if (options.kind == ScheduleKind::kWsd && (options.decay_steps == 0 || options.decay_steps > options.schedule_steps)) {
+    return invalid_argument("member \"decay_steps\" is " + std::to_string(options.decay_steps) +
+                            ", a wsd schedule needs 1 … schedule_steps (" + std::to_string(options.schedule_steps) + ")");
   }
   return options;
 }
 
 // `steps`, `epochs` and what follows of `first_step` are repeated by every task.
 constexpr std::string_view kMembers[] = {
-    "batch",     "beta1",           "beta2",         "clip_norm", "control_variates", "epochs",
-    "epsilon",   "final_fraction",  "first_step",    "learning_rate", "loss",         "momentum",  "nesterov",
-    "optimizer", "optimizer_state", "proximal",      "schedule",  "schedule_steps",   "start_loss",
-    "steps",     "warmup_steps",    "weight_decay"};
+    "accumulate", "activation_checkpointing", "batch", "beta1", "beta2", "clip_norm", "control_variates",
+    "decay_steps", "epochs", "epsilon", "final_fraction", "first_step", "learning_rate", "loss", "momentum",
+    "nesterov", "optimizer", "optimizer_state", "precision", "proximal", "schedule", "schedule_steps", "start_loss",
+    "steps", "warmup_steps", "weight_decay", "z_loss"};
 
 Result<ObjectiveOptions> parse_objective(const json& object, const OptimizerOptions& optimizer) {
   ObjectiveOptions options;
@@ -100,6 +109,14 @@ Result<TrainingOptions> parse_object(const json& object) {
   SKERRY_ASSIGN(options.clip_norm, number_member(object, "clip_norm", 0, 1e12, 0));
   SKERRY_ASSIGN(options.batch, count_member(object, "batch", 1 << 20, 32));
   if (options.batch == 0) return invalid_argument("member \"batch\" is 0, must be 1 … 1048576");
+  SKERRY_ASSIGN(options.accumulate, count_member(object, "accumulate", 1 << 20, 1));
+  if (options.accumulate == 0 || options.accumulate > options.batch) {
+    return invalid_argument("member \"accumulate\" is " + std::to_string(options.accumulate) +
+                            ", must be 1 … batch (" + std::to_string(options.batch) + ")");
+  }
+  SKERRY_ASSIGN(options.z_loss, number_member(object, "z_loss", 0, 1e6, 0));
+  SKERRY_ASSIGN(options.precision, choice_member(object, "precision", kPrecisions, Precision::kF32));
+  SKERRY_ASSIGN(options.activation_checkpointing, flag_member(object, "activation_checkpointing", false));
   if (object.contains("loss") && object["loss"] != json("")) {
     SKERRY_ASSIGN(const LossKind loss, choice_member(object, "loss", kLosses, LossKind::kCrossEntropy));
     options.loss = loss;
@@ -126,6 +143,10 @@ double learning_rate_at(const ScheduleOptions& schedule, std::uint64_t step) {
   if (schedule.kind == ScheduleKind::kConstant) return peak;
   const double low = peak * schedule.final_fraction;
   if (step >= schedule.schedule_steps) return low;
+  if (schedule.kind == ScheduleKind::kWsd) {
+    const double left = static_cast<double>(schedule.schedule_steps - step);
+    return low + (peak - low) * std::min(1.0, left / static_cast<double>(schedule.decay_steps));
+  }
   const double gone = static_cast<double>(step - schedule.warmup_steps) /
                       static_cast<double>(schedule.schedule_steps - schedule.warmup_steps);
   const double share = schedule.kind == ScheduleKind::kLinear ? 1.0 - gone : 0.5 * (1.0 + std::cos(kPi * gone));

@@ -166,6 +166,10 @@ void resolve_derived(json& document) {
                          document["stop"]["rounds"].get<double>() * lanes * training["steps"].get<double>();
     training["schedule_steps"] = training["schedule"] == "constant" ? 0 : static_cast<std::int64_t>(total);
   }
+  if (!training.contains("decay_steps")) {
+    const auto steps = training["schedule_steps"].get<std::int64_t>();
+    training["decay_steps"] = training["schedule"] == "wsd" ? std::max<std::int64_t>(1, steps / 10) : 0;
+  }
   // An outer schedule is over a fragment's exchanges.
   auto& outer = document["outer"];
   if (outer.value("schedule_steps", json()) == 0 && (outer["schedule"] == "linear" || outer["schedule"] == "cosine"))
@@ -436,6 +440,14 @@ Result<void> check_document(const json& document) {
     return invalid_argument("training.schedule_steps is " + shown(training.at("schedule_steps")) +
                             ", must be above training.warmup_steps (" + shown(training.at("warmup_steps")) +
                             ") for schedule " + training.at("schedule").get<std::string>());
+  if (training.at("schedule") == "wsd" && (number(training, "decay_steps") == 0 ||
+                                           number(training, "decay_steps") > number(training, "schedule_steps")))
+    return invalid_argument("training.decay_steps is " + shown(training.at("decay_steps")) +
+                            ", must be 1 … training.schedule_steps (" + shown(training.at("schedule_steps")) +
+                            ") for schedule wsd");
+  if (number(training, "accumulate") > number(training, "batch"))
+    return invalid_argument("training.accumulate is " + shown(training.at("accumulate")) +
+                            ", must be at most training.batch (" + shown(training.at("batch")) + ")");
   if (number(participation, "start_nodes") < number(participation, "quorum") &&
       participation.at("mode") == "synchronous")
     return invalid_argument("participation.start_nodes is " + shown(participation.at("start_nodes")) +

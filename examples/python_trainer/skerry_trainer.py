@@ -200,6 +200,8 @@ class Task:
         kind, length, low = training.get("schedule", "constant"), training.get("schedule_steps", 0), training.get("final_fraction", 0)
         if kind == "constant":
             return peak
+        if kind == "wsd":
+            return peak * (low + (1 - low) * min(1.0, max(0, length - at) / training["decay_steps"]))
         gone = 1.0 if at >= length else (at - warmup) / (length - warmup)
         return peak * (low + (1 - low) * (1 - gone if kind == "linear" else 0.5 * (1 + np.cos(np.pi * gone))))
 
@@ -220,9 +222,11 @@ class Task:
 # Members of the training section that every trainer is expected to follow, and those that change what is learned:
 # section, member, and the value that asks for nothing.
 _TRAINING = {"optimizer", "learning_rate", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay", "schedule",
-             "schedule_steps", "first_step", "warmup_steps", "final_fraction", "clip_norm", "batch", "loss", "optimizer_state", "steps", "epochs"}
-_OBJECTIVES = {"proximal": ("training", 0), "control_variates": ("training", False), "start_loss": ("training", False),
-               "personal": ("model", []), "frozen": ("model", []), "only": ("model", [])}
+             "schedule_steps", "first_step", "warmup_steps", "decay_steps", "final_fraction", "clip_norm", "batch", "loss",
+             "optimizer_state", "steps", "epochs", "accumulate", "precision", "activation_checkpointing"}
+_OBJECTIVES = {"proximal": ("training", 0), "z_loss": ("training", 0), "control_variates": ("training", False),
+               "start_loss": ("training", False), "personal": ("model", []), "frozen": ("model", []),
+               "only": ("model", [])}
 
 
 class Trainer:

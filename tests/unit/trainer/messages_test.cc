@@ -27,8 +27,8 @@ TEST_CASE("the train line of the protocol's page is understood") {
   const ParsedLine parsed = parse_request(
       R"({"type":"train","task":"t-1","read":{"all":{"path":"/w/all-7.safetensors","version":7}},)"
       R"("write":{"all":"/w/out.safetensors"},"steps":50,"epochs":0,"seed":18446744073709551615,"first_step":350,)"
-      R"("progress_ms":500,"emit":[{"fragment":"f0","at_step":25,"path":"/w/f0"}],)"
-      R"("merge":[{"fragment":"f0","at_step":30,"rule":"lerp","alpha":0.25,"on_late":"on-arrival"}],"later":[1]})");
+      R"("progress_ms":500,"after":"t-0","emit":[{"fragment":"f0","at_step":25,"exchange":7,"path":"/w/f0","base_path":"/w/b"}],)"
+      R"("merge":[{"fragment":"f0","exchange":6,"at_step":30,"rule":"lerp","alpha":0.25,"on_late":"on-arrival"}],"later":[1]})");
   REQUIRE(parsed.request.ok());
   const auto& train = std::get<TrainRequest>(*parsed.request);
   CHECK(train.task == "t-1");
@@ -41,8 +41,12 @@ TEST_CASE("the train line of the protocol's page is understood") {
   CHECK(train.checkpoint);
   REQUIRE(train.emit.size() == 1);
   CHECK(train.emit[0].at_step == 25);
+  CHECK(train.emit[0].exchange == 7);
+  CHECK(train.emit[0].base_path == "/w/b");
+  CHECK(train.after == "t-0");
   REQUIRE(train.merge.size() == 1);
   CHECK(train.merge[0].rule == MergeRule::kLerp);
+  CHECK(train.merge[0].exchange == 6);
   CHECK(train.merge[0].alpha == 0.25);
   CHECK_FALSE(train.merge[0].block);
 }
@@ -124,6 +128,10 @@ TEST_CASE("a training section that is wrong is refused with its member") {
   CHECK(message(R"({"learning_rate":1,"momentum":1.0})").find("\"momentum\" is 1.0") != std::string::npos);
   CHECK(message(R"({"learning_rate":1,"optimizer":"sgd","nesterov":true})").find("momentum") != std::string::npos);
   CHECK(message(R"({"learning_rate":1,"schedule":"cosine"})").find("schedule_steps") != std::string::npos);
+  CHECK(message(R"({"learning_rate":1,"schedule":"wsd","schedule_steps":9,"decay_steps":10})").find("1 … schedule_steps (9)") !=
+        std::string::npos);
+  CHECK(message(R"({"learning_rate":1,"batch":4,"accumulate":5})").find("1 … batch (4)") != std::string::npos);
+  CHECK(message(R"({"learning_rate":1,"precision":"f16"})").find("one of f32, bf16") != std::string::npos);
   CHECK(message(R"({"learning_rate":1,"batch":0})").find("\"batch\" is 0") != std::string::npos);
   CHECK(message("7").find("not a JSON object") != std::string::npos);
 }
@@ -141,6 +149,14 @@ TEST_CASE("the learning rate warms up, falls and stays at its final fraction") {
   CHECK(learning_rate_at(schedule, 35) == Approx(0.1 + 0.9 * 0.5 * (1 + std::cos(0.25 * 3.14159265358979))));
   schedule.kind = ScheduleKind::kConstant;
   CHECK(learning_rate_at(schedule, 5000) == 1.0);
+  // Warm-up to 10, the peak until 90, then down by steps of 0.9/20.
+  schedule = {ScheduleKind::kWsd, 1.0, 110, 10, 0.1, 20};
+  CHECK(learning_rate_at(schedule, 4) == Approx(0.5));
+  CHECK(learning_rate_at(schedule, 10) == 1.0);
+  CHECK(learning_rate_at(schedule, 90) == 1.0);
+  CHECK(learning_rate_at(schedule, 95) == Approx(0.1 + 0.9 * 0.75));
+  CHECK(learning_rate_at(schedule, 109) == Approx(0.145));
+  CHECK(learning_rate_at(schedule, 110) == Approx(0.1));
   // A warm-up longer than the schedule ends at the final fraction, not in a division by zero.
   CHECK(learning_rate_at({ScheduleKind::kLinear, 1.0, 5, 10, 0.5}, 10) == Approx(0.5));
 }
