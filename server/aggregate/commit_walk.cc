@@ -44,6 +44,7 @@ class CommitWalk {
     double gradient_squares = 0;
     double change_squares = 0;
     ChunkHash leaf{};
+    std::vector<LayerNorms> layers;  // squares of norms
   };
 
   // A block of one chunk. Elements [first, first + count) are computed; [own_first, own_end) of them belong to the chunk.
@@ -61,11 +62,13 @@ class CommitWalk {
   Result<void> write_header(std::uint64_t chunk, ChunkHasher& hasher);
   Result<void> run_block(const Range& range, Slot& slot, ChunkSums& sums, std::vector<StateChecksum>& read,
                          std::vector<StateChecksum>& written, ChunkHasher& hasher);
+  void add_layers(const Range& range, const Slot& slot, ChunkSums& sums) const;
   void load_state(const Range& range, Slot& slot, std::vector<StateChecksum>& checksums) const;
   Result<void> write_state(const Range& range, const Slot& slot, std::vector<StateChecksum>& checksums);
   Result<void> take_change(const Range& range, Slot& slot);
   Result<void> check_state_chunk(std::uint64_t chunk, const std::vector<StateChecksum>& checksums) const;
   Error overflow(const Range& range, const float* values, const std::string& what) const;
+  std::vector<LayerNorms> layer_norms() const;
   Result<void> finish_state();
   Result<std::string> hash_step();
   Result<void> sync_all();
@@ -150,6 +153,7 @@ Result<ReduceOutcome> CommitWalk::run() {
     gradient_squares += sums.gradient_squares;
     change_squares += sums.change_squares;
   }
+  outcome.statistics.layers = layer_norms();
   outcome.statistics.outer_gradient_norm = std::sqrt(gradient_squares);
   outcome.statistics.change_norm = std::sqrt(change_squares);
   SKERRY_ASSIGN(outcome.fragment.content_id, content_id_of_chunks(fragment_.size(), leaves));
@@ -182,6 +186,7 @@ Result<void> CommitWalk::write_header(std::uint64_t chunk, ChunkHasher& hasher) 
 Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
   ChunkHasher hasher;
   ChunkSums& sums = sums_[chunk];
+  sums.layers.resize(job_.layers.size());
   SKERRY_TRY(write_header(chunk, hasher));
   const std::uint64_t begin = partition_.begin(chunk);
   const std::uint64_t end = partition_.end(chunk);
@@ -251,11 +256,43 @@ Result<void> CommitWalk::run_block(const Range& range, Slot& slot, ChunkSums& su
   const std::size_t shift = range.own_first - range.first;
   const std::size_t own = range.own_end - range.own_first;
   sums.change_squares += sum_of_squares(change + shift, own);
+  add_layers(range, slot, sums);
   if (!std::isfinite(sum_of_squares(fresh + shift, own))) return overflow(range, fresh, "the new model");
   const auto bytes = bytes_of(fresh + shift, own);
   hasher.update(bytes);
   SKERRY_TRY(fragment_.write(bytes, job_.data_offset + 4 * range.own_first));
   return write_state(range, slot, written);
+}
+
+// The range's part of each layer that it touches.
+void CommitWalk::add_layers(const Range& range, const Slot& slot, ChunkSums& sums) const {
+  const auto& layers = job_.layers;
+  auto layer = std::partition_point(layers.begin(), layers.end(),
+                                    [&](const auto& one) { return one.first + one.count <= range.own_first; });
+  for (; layer != layers.end() && layer->first < range.own_end; ++layer) {
+    const std::uint64_t first = std::max(layer->first, range.own_first);
+    const std::size_t count = std::min(layer->first + layer->count, range.own_end) - first;
+    const std::size_t at = first - range.first;
+    LayerNorms& squares = sums.layers[static_cast<std::size_t>(layer - layers.begin())];
+    squares.outer_gradient += sum_of_squares(slot.delta.as<float>() + at, count);
+    if (old_state_.first_of_rule() > 0) squares.momentum += sum_of_squares(slot.state_pointers[0] + at, count);
+    squares.model += sum_of_squares(slot.fresh.as<float>() + at, count);
+  }
+}
+
+std::vector<LayerNorms> CommitWalk::layer_norms() const {
+  std::vector<LayerNorms> norms;
+  for (std::size_t i = 0; i < job_.layers.size(); ++i) {
+    LayerNorms squares;
+    for (const ChunkSums& sums : sums_) {
+      squares.outer_gradient += sums.layers[i].outer_gradient;
+      squares.momentum += sums.layers[i].momentum;
+      squares.model += sums.layers[i].model;
+    }
+    norms.push_back({job_.layers[i].name, std::sqrt(squares.outer_gradient), std::sqrt(squares.momentum),
+                     std::sqrt(squares.model)});
+  }
+  return norms;
 }
 
 // Encodes the change, writes the encoding's blocks that begin in the chunk, and puts what they decode to in its place.

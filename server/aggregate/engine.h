@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "server/aggregate/layer_norms.h"
 #include "strategies/aggregation/rule.h"
 #include "strategies/outer/outer_optimizer.h"
 
@@ -72,6 +73,7 @@ struct ReduceJob {
   std::string down = "f32";                         ///< encoding of the step
   std::uint64_t seed = 0;                           ///< of this exchange: for the rule and encodings that round at random
   bool measure_updates = false;                     ///< also fill update_norms and cosines (one more walk; see measure)
+  std::vector<strategies::TensorRange> layers;      ///< whose norms are told, from layers_of(); empty: none
   OutputPaths output;
 };
 
@@ -87,6 +89,7 @@ struct ReduceStatistics {
   double change_norm = 0;              ///< L2 norm of new − old, as adopted
   std::vector<double> update_norms;    ///< measure_updates: L2 norm of each decoded update, in the order of job.updates
   std::vector<double> cosines;         ///< measure_updates: of each update with the aggregated Δ; 0 where one is zero
+  std::vector<LayerNorms> layers;      ///< of job.layers
   std::uint64_t bytes_read = 0;        ///< updates, base and state, every walk counted
   std::uint64_t bytes_written = 0;
   double seconds = 0;
