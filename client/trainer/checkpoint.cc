@@ -31,6 +31,8 @@ std::uint32_t add_to_sum(std::uint32_t sum, std::span<const std::byte> bytes) {
 
 }  // namespace
 
+std::uint32_t checksum(std::span<const std::byte> bytes) { return add_to_sum(0, bytes); }
+
 Result<void> write_scratch_file(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
   const std::string temporary = path + ".new";
   const FileDescriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));

@@ -1,6 +1,8 @@
 // What a trainer must not forget, in one safetensors file: named vectors and a note of JSON text.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -23,6 +25,9 @@ Result<void> write_checkpoint(const std::string& path, const std::string& note,
 
 /// NOT_FOUND where there is none; DATA_LOSS where its checksum is wrong; INVALID_ARGUMENT where it is no checkpoint.
 Result<Checkpoint> read_checkpoint(const std::string& path);
+
+/// CRC-32 of these bytes.
+std::uint32_t checksum(std::span<const std::byte> bytes);
 
 /// Writes the pieces to a temporary file beside `path`, then renames. No fsync.
 Result<void> write_scratch_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);

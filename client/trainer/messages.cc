@@ -84,6 +84,7 @@ Result<MergePlan> parse_merge_plan(const json& object) {
   MergePlan plan;
   if (!object.is_object()) return wrong("merge", object, "a list of objects");
   SKERRY_ASSIGN(plan.fragment, text_member(object, "fragment"));
+  SKERRY_ASSIGN(plan.exchange, count_member(object, "exchange", kAnyCount, 0));
   SKERRY_ASSIGN(plan.at_step, count_member(object, "at_step", kAnyCount, 0));
   SKERRY_ASSIGN(const std::string rule, text_member(object, "rule", "replace"));
   if (rule == "replace") {
@@ -95,7 +96,7 @@ Result<MergePlan> parse_merge_plan(const json& object) {
   } else {
     return wrong("rule", object["rule"], "replace, lerp or eager");
   }
-  SKERRY_ASSIGN(plan.alpha, number_member(object, "alpha", 0.0, 1.0, 0.5));
+  SKERRY_ASSIGN(plan.alpha, number_member(object, "alpha", 0.0, 1.0, plan.rule == MergeRule::kEager ? 1.0 : 0.5));
   SKERRY_ASSIGN(const std::string late, text_member(object, "on_late", "block"));
   if (late != "block" && late != "on-arrival") return wrong("on_late", object["on_late"], "block or on-arrival");
   plan.block = late == "block";
@@ -114,6 +115,7 @@ Result<Request> parse_train(const json& object) {
   }
   SKERRY_ASSIGN(train.seed, count_member(object, "seed", kAnyCount, 0));
   SKERRY_ASSIGN(train.first_step, count_member(object, "first_step", kAnyCount / 2, 0));
+  SKERRY_ASSIGN(train.after, text_member(object, "after", ""));
   SKERRY_ASSIGN(train.counted, text_member(object, "counted", ""));
   SKERRY_ASSIGN(train.progress_ms, count_member(object, "progress_ms", 86'400'000, 0));
   SKERRY_ASSIGN(train.checkpoint, flag_member(object, "checkpoint", true));
@@ -124,7 +126,9 @@ Result<Request> parse_train(const json& object) {
       EmitPlan plan;
       SKERRY_ASSIGN(plan.fragment, text_member(item, "fragment"));
       SKERRY_ASSIGN(plan.at_step, count_member(item, "at_step", kAnyCount, 0));
+      SKERRY_ASSIGN(plan.exchange, count_member(item, "exchange", kAnyCount, 0));
       SKERRY_ASSIGN(plan.path, text_member(item, "path"));
+      SKERRY_ASSIGN(plan.base_path, text_member(item, "base_path", ""));
       if (plan.at_step == 0) return invalid_argument("emit of \"" + plan.fragment + "\" at step 0, steps count from 1");
       train.emit.push_back(std::move(plan));
     }
@@ -178,8 +182,7 @@ Result<Request> parse_merge(const json& object) {
   SKERRY_ASSIGN(merge.fragment, text_member(object, "fragment"));
   SKERRY_ASSIGN(merge.path, text_member(object, "path"));
   SKERRY_ASSIGN(merge.version, count_member(object, "version", kAnyCount, 0));
-  SKERRY_ASSIGN(merge.base, count_member(object, "base", kAnyCount, 0));
-  SKERRY_ASSIGN(merge.base_path, text_member(object, "base_path", ""));
+  SKERRY_ASSIGN(merge.exchange, count_member(object, "exchange", kAnyCount, 0));
   return Request(std::move(merge));
 }
 
@@ -300,16 +303,23 @@ std::string progress_line(const std::string& task, std::uint64_t step, std::uint
   return line_of({{"type", "progress"}, {"task", task}, {"step", step}, {"of", of}, {"loss", loss}});
 }
 
-std::string fragment_line(const std::string& task, const EmitPlan& emit) {
-  return line_of(
-      {{"type", "fragment"}, {"task", task}, {"fragment", emit.fragment}, {"step", emit.at_step}, {"path", emit.path}});
+std::string fragment_line(const std::string& task, const EmitPlan& emit, std::uint64_t base) {
+  return line_of({{"type", "fragment"},
+                  {"task", task},
+                  {"fragment", emit.fragment},
+                  {"exchange", emit.exchange},
+                  {"step", emit.at_step},
+                  {"path", emit.path},
+                  {"base", base}});
 }
 
 std::string merged_line(const std::string& task, const MergeRequest& merge, std::uint64_t step) {
-  json object = {
-      {"type", "merged"}, {"task", task}, {"fragment", merge.fragment}, {"version", merge.version}, {"step", step}};
-  if (!merge.base_path.empty()) object["base_path"] = merge.base_path;
-  return line_of(object);
+  return line_of({{"type", "merged"},
+                  {"task", task},
+                  {"fragment", merge.fragment},
+                  {"exchange", merge.exchange},
+                  {"version", merge.version},
+                  {"step", step}});
 }
 
 std::string cancelled_line(const std::string& task) { return line_of({{"type", "cancelled"}, {"task", task}}); }

@@ -38,14 +38,17 @@ enum class MergeRule { kReplace, kLerp, kEager };
 struct EmitPlan {
   std::string fragment;
   std::uint64_t at_step = 0;  ///< 1 … steps: after that step of this task
-  std::string path;
+  std::uint64_t exchange = 0;  ///< the exchange it is meant for: two of a fragment may be in flight
+  std::string path;           ///< for the tensors
+  std::string base_path;      ///< for those that their change is measured from; empty: not written
 };
 
 struct MergePlan {
   std::string fragment;
-  std::uint64_t at_step = 0;  ///< 0 … steps; 0: before the first step
+  std::uint64_t exchange = 0;  ///< whose version it takes
+  std::uint64_t at_step = 0;   ///< 0 … steps; 0: before the first step
   MergeRule rule = MergeRule::kReplace;
-  double alpha = 0.5;  ///< lerp: the share of the trainer's own, in [0, 1]
+  double alpha = 0.5;  ///< lerp: the share of the trainer's own; eager: of what it learned meanwhile; in [0, 1]
   bool block = true;   ///< wait at that step; otherwise merge at the first boundary after it arrived
 };
 
@@ -57,6 +60,7 @@ struct TrainRequest {
   double epochs = 0;
   std::uint64_t seed = 0;
   std::uint64_t first_step = 0;
+  std::string after;              ///< the train task whose end this one goes on from; empty: it is not checked
   std::string counted;            ///< the run's latest train task whose update is part of a model; empty: none
   std::uint64_t progress_ms = 0;  ///< 0: no progress lines
   bool checkpoint = true;
@@ -95,8 +99,7 @@ struct MergeRequest {
   std::string fragment;
   std::string path;
   std::uint64_t version = 0;
-  std::uint64_t base = 0;
-  std::string base_path;  ///< where to write the tensors right after the merge; empty: nowhere
+  std::uint64_t exchange = 0;  ///< that made the version
 };
 
 struct CloseRequest {};
@@ -118,7 +121,8 @@ ParsedLine parse_request(std::string_view line);
 std::string hello_line(const std::vector<std::string>& architectures, const std::vector<std::string>& warnings);
 std::string opened_line(const std::map<std::string, std::uint64_t>& examples, std::uint64_t resumed_step);
 std::string progress_line(const std::string& task, std::uint64_t step, std::uint64_t of, double loss);
-std::string fragment_line(const std::string& task, const EmitPlan& emit);
+/// `base`: the version that the fragment's change is measured from.
+std::string fragment_line(const std::string& task, const EmitPlan& emit, std::uint64_t base);
 std::string merged_line(const std::string& task, const MergeRequest& merge, std::uint64_t step);
 std::string cancelled_line(const std::string& task);
 std::string checkpointed_line(std::uint64_t step);

@@ -38,7 +38,7 @@ static Error lacks_frozen() {
 
 Result<void> Session::read_frozen(const std::map<std::string, FragmentSource>& read) {
   if (const auto frozen = read.find(kFrozen); frozen != read.end())
-    SKERRY_TRY(open_->state->read_fragment(kFrozen, frozen->second.path));
+    SKERRY_TRY(open_->state->read_fragment(kFrozen, frozen->second, false));
   if (open_->state->lacks_frozen()) return lacks_frozen();
   return {};
 }
@@ -255,7 +255,7 @@ Result<void> Session::keep_merge(const MergeRequest& request) {
   if (open_->layout.find_fragment(request.fragment) == nullptr) {
     return not_found("merge: the model has no fragment \"" + request.fragment + "\"");
   }
-  arrived_[request.fragment] = request;
+  arrived_[{request.fragment, request.exchange}] = request;
   return {};
 }
 

@@ -24,8 +24,14 @@ namespace skerry::trainer {
 /// Opens the data of an `open` line's data section; see DataSet::open.
 using OpenData = std::function<Result<std::unique_ptr<DataSet>>(const std::string& section, std::uint64_t context)>;
 
-/// Takes what a train task made of a fragment instead of a file; the values stay as they are until the next line.
-using TakeFragment = std::function<void(const std::string& fragment, std::span<const float> values)>;
+/// What a train task made of a fragment, given away instead of written to a file.
+struct GivenFragment {
+  std::string fragment;
+  std::span<const float> values;   ///< of a `write`: as they are until the next line; of an emission: during the call
+  std::span<const float> base;     ///< of an emission that wants it, during the call: what its change is measured from
+  std::uint64_t base_version = 0;  ///< of an emission: the version read or merged last
+};
+using TakeFragment = std::function<void(const GivenFragment&)>;
 
 class Session {
  public:
@@ -82,6 +88,8 @@ class Session {
   /// The first tensors and counters of a task: read from its files, or from the checkpoint in its middle.
   Result<void> begin(Training& training, const std::optional<TaskProgress>& begun);
   Result<void> repeat_finished(const TrainRequest& request, const TaskProgress& finished);
+  /// NOT_FOUND where the task neither goes on from what this trainer did last nor reads every exchanged fragment.
+  Result<void> check_follows(const TrainRequest& request) const;
   Result<void> train(Training& training);
   Result<void> one_step(Training& training);
   /// What a mean loss is weighted with: examples; of text the windows that the predicted tokens would fill.
@@ -94,11 +102,14 @@ class Session {
   void report_progress(Training& training);
   Result<void> finish(Training& training);
   Result<void> give(const std::string& fragment, const std::string& path);
+  /// Says again what another process emitted. NOT_FOUND where the files are not there any more as they were.
+  Result<void> repeat_emissions(const TrainRequest& request, const TaskProgress& progress);
 
   /// Loss and hits over a whole split.
   struct SplitMeasurement {
     Measurement sum;
     std::uint64_t text_bytes = 0;  ///< text: how many bytes the counted tokens stand for
+  Result<EmittedFiles> give(const EmitPlan& emit);
   };
   Result<SplitMeasurement> measure_split(const std::string& task, const std::string& split);
 
@@ -121,7 +132,8 @@ class Session {
   TakeFragment take_fragment_;
   std::unique_ptr<Open> open_;
   Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
-  std::map<std::string, MergeRequest> arrived_;  // merged fragments that wait for their step
+  /// Merged fragments that wait for their step, by fragment and exchange.
+  std::map<std::pair<std::string, std::uint64_t>, MergeRequest> arrived_;
   std::optional<Stopped> stopped_;
   bool borrowed_ = false;          // the engine holds other tensors than the trainer's own: no checkpoint now
   bool checkpoint_asked_ = false;  // meanwhile

@@ -76,6 +76,18 @@ Result<void> Session::check_train(const TrainRequest& request, std::uint64_t ste
 }
 
 Result<void> Session::handle_train(const TrainRequest& request) {
+Result<void> Session::check_follows(const TrainRequest& request) const {
+  if (request.after.empty() || request.after == open_->state->latest_task()) return {};
+  const bool reads_all = std::all_of(
+      open_->layout.fragments.begin(), open_->layout.fragments.end(), [&](const FragmentLayout& fragment) {
+        return fragment.role != FragmentRole::kExchanged || request.read.count(fragment.name) != 0;
+      });
+  if (reads_all) return {};
+  const std::string& latest = open_->state->latest_task();
+  return not_found("task " + request.task + " goes on from the end of " + request.after + "; this trainer has " +
+                   (latest.empty() ? "trained nothing" : "ended " + latest + " last") + " and must read every fragment");
+}
+
   if (!open_) return not_open();
   SKERRY_ASSIGN(const std::uint64_t available, open_->data->examples(kSplit));
   if (available == 0) return Error(failed_precondition("split \"train\" has no examples"));
@@ -93,6 +105,7 @@ Result<void> Session::handle_train(const TrainRequest& request) {
   const auto begun = std::exchange(open_->begun, std::nullopt);
   if (finished && finished->key == key) return repeat_finished(request, *finished);
 
+  if (!begun || begun->key != key) SKERRY_TRY(check_follows(request));
   open_->state->save(open_->before);
   Training training{request, steps, examples,
                     ExampleOrder(request.seed, available, open_->data->shifts())};
@@ -107,6 +120,7 @@ Result<void> Session::handle_train(const TrainRequest& request) {
   if (!result.ok()) open_->state->restore(open_->before);
   if (auto written = answer_checkpoint(); result.ok()) result = std::move(written);
   // Once the task has ended in any way, a checkpoint of its middle is of no use; if the daemon has gone, it is.
+  for (const MergePlan& plan : request.merge) arrived_.erase({plan.fragment, plan.exchange});
   if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_file(state_path(kMiddle)));
   return result;
 }
@@ -122,20 +136,24 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
     training.progress = *begun;
     training.order.seek(begun->outcome.examples);
     // Whoever asks again may not have heard of what the killed process emitted.
-    for (const EmitPlan& emit : request.emit) {
-      if (emit.at_step <= begun->step && path_exists(emit.path)) channel_.send(fragment_line(request.task, emit));
-    }
-    return {};
+    return repeat_emissions(request, *begun);
   }
   open_->state->begin_task(request.counted);
   for (const auto& [fragment, source] : request.read) {
     const FragmentLayout* known = open_->layout.find_fragment(fragment);
+  const bool overlapped = !request.emit.empty() || !request.merge.empty();
     if (known != nullptr && known->role == FragmentRole::kFrozen) continue;  // read already
-    SKERRY_TRY(open_->state->read_fragment(fragment, source.path));
-    arrived_.erase(fragment);
+    SKERRY_TRY(open_->state->read_fragment(fragment, source, overlapped));
   }
   if (!open_->training.keep_optimizer_state) open_->state->reset_optimizer();
   if (!open_->training.objective.start_loss) return {};
+  // What came for tasks that are not there any more is of no use to this one or a later one.
+  std::erase_if(arrived_, [&](const auto& merge) {
+    return request.read.count(merge.first.first) != 0 &&
+           std::none_of(request.merge.begin(), request.merge.end(), [&](const MergePlan& plan) {
+             return plan.fragment == merge.first.first && plan.exchange == merge.first.second;
+           });
+  });
   borrowed_ = true;  // a checkpoint now would have the task's tensors without its begin
   const auto measured = measure_split(request.task, kSplit);
   borrowed_ = false;
@@ -146,9 +164,7 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
 
 Result<void> Session::repeat_finished(const TrainRequest& request, const TaskProgress& finished) {
   // The task had ended, and its checkpoint was written, when the process was killed: the state is its result.
-  for (const EmitPlan& emit : request.emit) {
-    if (path_exists(emit.path)) channel_.send(fragment_line(request.task, emit));
-  }
+  SKERRY_TRY(repeat_emissions(request, finished));
   for (const auto& [fragment, path] : request.write) SKERRY_TRY(open_->state->write_fragment(fragment, path));
   channel_.send(trained_line(request.task, finished.outcome));
   return {};
@@ -156,6 +172,17 @@ Result<void> Session::repeat_finished(const TrainRequest& request, const TaskPro
 
 Result<void> Session::train(Training& training) {
   SKERRY_TRY(answer_checkpoint());
+Result<void> Session::repeat_emissions(const TrainRequest& request, const TaskProgress& progress) {
+  for (const auto& [entry, files] : progress.emitted) {
+    const EmitPlan& emit = request.emit.at(entry);
+    if (!open_->state->holds(emit, files)) {
+      return not_found(emit.path + ": what task " + request.task + " emitted is not there any more");
+    }
+    channel_.send(fragment_line(request.task, emit, files.base_version));
+  }
+  return {};
+}
+
   SKERRY_TRY(merge_fragments(training));  // those at step 0, or at the step where a killed process stood
   while (training.progress.step < training.steps) {
     SKERRY_TRY(attend(training.request.task, false));
@@ -176,7 +203,7 @@ Result<void> Session::one_step(Training& training) {
     return Error(failed_precondition("the loss is not finite at step " + std::to_string(progress.step + 1) +
                                      "; lower the learning rate or set training.clip_norm"));
   }
-  open_->state->step(learning_rate_at(open_->training.schedule, training.request.first_step + progress.step));
+  open_->state->step(rate);
   ++progress.step;
   ++progress.outcome.steps;
   progress.outcome.examples += training.batch.rows;
@@ -207,11 +234,13 @@ Result<void> Session::after_step(Training& training) {
 Result<void> Session::emit_fragments(Training& training) {
   const TrainRequest& request = training.request;
   const std::uint64_t step = training.progress.step;
-  for (const EmitPlan& emit : request.emit) {
+  for (std::size_t i = 0; i < request.emit.size(); ++i) {
+    const EmitPlan& emit = request.emit[i];
     if (emit.at_step != step) continue;
-    SKERRY_TRY(open_->state->write_fragment(emit.fragment, emit.path));
-    SKERRY_TRY(open_->state->remember_emitted(emit.fragment));
-    channel_.send(fragment_line(request.task, emit));
+    SKERRY_ASSIGN(const EmittedFiles files, give(emit));
+    SKERRY_TRY(open_->state->remember_emitted(emit));
+    training.progress.emitted[i] = files;
+    channel_.send(fragment_line(request.task, emit, files.base_version));
   }
   return {};
 }
@@ -222,19 +251,24 @@ Result<void> Session::merge_fragments(Training& training) {
   for (std::size_t i = 0; i < request.merge.size(); ++i) {
     const MergePlan& plan = request.merge[i];
     if (training.progress.merged[i] || plan.at_step > step) continue;
-    while (plan.block && arrived_.count(plan.fragment) == 0) SKERRY_TRY(attend(request.task, true));
-    if (arrived_.count(plan.fragment) != 0) SKERRY_TRY(apply_merge(training, i));
+    if (open_->state->is_merged(plan)) {
+      training.progress.merged[i] = true;
+      continue;
+    }
+    const std::pair wanted(plan.fragment, plan.exchange);
+    while (plan.block && arrived_.count(wanted) == 0) SKERRY_TRY(attend(request.task, true));
+    if (arrived_.count(wanted) != 0) SKERRY_TRY(apply_merge(training, i));
   }
   return {};
 }
 
 Result<void> Session::apply_merge(Training& training, std::size_t entry) {
   const MergePlan& plan = training.request.merge[entry];
-  const MergeRequest merge = arrived_.at(plan.fragment);
-  arrived_.erase(plan.fragment);
-  SKERRY_TRY(open_->state->merge_fragment(plan, merge.path));
+  const auto found = arrived_.find({plan.fragment, plan.exchange});
+  const MergeRequest merge = std::move(found->second);
+  arrived_.erase(found);
+  SKERRY_TRY(open_->state->merge_fragment(plan, merge));
   training.progress.merged[entry] = true;
-  if (!merge.base_path.empty()) SKERRY_TRY(open_->state->write_fragment(plan.fragment, merge.base_path));
   channel_.send(merged_line(training.request.task, merge, training.progress.step));
   return {};
 }
@@ -250,7 +284,7 @@ void Session::report_progress(Training& training) {
 Result<void> Session::give(const std::string& fragment, const std::string& path) {
   if (!take_fragment_) return open_->state->write_fragment(fragment, path);
   SKERRY_ASSIGN(const std::span<const float> values, open_->state->finite_fragment(fragment));
-  take_fragment_(fragment, values);
+  take_fragment_({fragment, values, {}, 0});
   return {};
 }
 
@@ -260,6 +294,13 @@ Result<void> Session::finish(Training& training) {
   for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
   progress.outcome.metrics["train_loss"] = progress.loss_sum / terms_of(progress.outcome.examples, progress.outcome.tokens);
   if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
+Result<EmittedFiles> Session::give(const EmitPlan& emit) {
+  if (!take_fragment_) return open_->state->write_emission(emit);
+  SKERRY_ASSIGN(const TrainerState::Emission now, open_->state->emission(emit.fragment));
+  take_fragment_({emit.fragment, now.values, now.base, now.base_version});
+  return EmittedFiles{now.base_version, 0, 0};
+}
+
   channel_.send(trained_line(training.request.task, progress.outcome));
   return {};
 }

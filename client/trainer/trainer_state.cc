@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include <nlohmann/json.hpp>
 
@@ -20,7 +21,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kEmitted = "emitted.";
+constexpr std::string_view kBase = "base.";        // and the fragment
+constexpr std::string_view kEmitted = "emitted.";  // and the exchange, a dot and the fragment
 
 // Reads a file that begins with exactly `header` and has nothing but the values after it: false where it is another.
 bool read_own_file(const std::string& path, const std::string& header, std::span<float> out) {
@@ -59,10 +61,12 @@ std::string task_key(const TrainRequest& request) {
               {"first_step", request.first_step}};
   for (const auto& [fragment, source] : request.read) key["read"][fragment] = source.version;
   for (const auto& [fragment, path] : request.write) key["write"].push_back(fragment);
-  for (const EmitPlan& emit : request.emit) key["emit"].push_back({emit.fragment, emit.at_step});
+  for (const EmitPlan& emit : request.emit) key["emit"].push_back({emit.fragment, emit.at_step, emit.exchange});
   for (const MergePlan& merge : request.merge) {
-    key["merge"].push_back({merge.fragment, merge.at_step, static_cast<int>(merge.rule), merge.alpha, merge.block});
+    key["merge"].push_back(
+        {merge.fragment, merge.at_step, static_cast<int>(merge.rule), merge.alpha, merge.block, merge.exchange});
   }
+  if (!request.after.empty()) key["after"] = request.after;
   return key.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
@@ -113,6 +117,11 @@ Result<void> TrainerState::borrow_fragment(const std::string& name, const std::s
   if (layout_->find_fragment(name)->role == FragmentRole::kPersonal) {
     return invalid_argument("fragment \"" + name + "\" is personal; a trainer reads none but its own");
   }
+  return read_values(name, path, values);
+}
+
+Result<void> TrainerState::read_values(const std::string& name, const std::string& path,
+                                       std::span<float> values) const {
   if (!read_own_file(path, headers_.at(name), values)) {
     SKERRY_ASSIGN(const FragmentFile file, FragmentFile::open(path, *layout_, name));
     SKERRY_TRY(file.read(0, values));
@@ -123,12 +132,13 @@ Result<void> TrainerState::borrow_fragment(const std::string& name, const std::s
   return {};
 }
 
-Result<void> TrainerState::read_fragment(const std::string& name, const std::string& path) {
+Result<void> TrainerState::read_fragment(const std::string& name, const FragmentSource& source, bool remember) {
   SKERRY_ASSIGN(const std::span<float> values, fragment(name));
   const FragmentRole role = layout_->find_fragment(name)->role;
   if (role == FragmentRole::kFrozen) lacks_frozen_ = true;  // what a failed read leaves is worth nothing
-  SKERRY_TRY(borrow_fragment(name, path));
+  SKERRY_TRY(borrow_fragment(name, source.path));
   if (role == FragmentRole::kFrozen) lacks_frozen_ = false;
+  if (role == FragmentRole::kExchanged && remember) remember_read(memory_[name], source.version, values);
   if (role == FragmentRole::kExchanged && !objective_.received.empty()) {
     const auto offset = values.data() - engine_->parameters().data();
     std::copy(values.begin(), values.end(), objective_.received.begin() + offset);
@@ -148,36 +158,63 @@ Result<std::span<const float>> TrainerState::finite_fragment(const std::string& 
 
 Result<void> TrainerState::write_fragment(const std::string& name, const std::string& path) {
   SKERRY_ASSIGN(const std::span<const float> values, finite_fragment(name));
+  return write_values(name, path, values);
+}
+
+Result<void> TrainerState::write_values(const std::string& name, const std::string& path,
+                                        std::span<const float> values) const {
   const std::span<const std::byte> pieces[] = {as_bytes_of(headers_.at(name)), std::as_bytes(values)};
   return write_scratch_file(path, pieces);
 }
 
-Result<void> TrainerState::remember_emitted(const std::string& name) {
-  SKERRY_ASSIGN(const std::span<float> values, fragment(name));
-  emitted_[name].assign(values.begin(), values.end());
+Result<TrainerState::Emission> TrainerState::emission(const std::string& name) {
+  SKERRY_ASSIGN(const std::span<const float> values, finite_fragment(name));
+  const FragmentMemory& memory = memory_[name];
+  return Emission{values, memory.base, memory.version};
+}
+
+Result<EmittedFiles> TrainerState::write_emission(const EmitPlan& plan) {
+  SKERRY_ASSIGN(const Emission now, emission(plan.fragment));
+  SKERRY_TRY(write_values(plan.fragment, plan.path, now.values));
+  EmittedFiles files{now.base_version, checksum(std::as_bytes(now.values)), 0};
+  if (plan.base_path.empty()) return files;
+  if (now.base.empty()) {
+    return Error(failed_precondition("the change of fragment \"" + plan.fragment +
+                                     "\" has no base: this trainer never read it"));
+  }
+  SKERRY_TRY(write_values(plan.fragment, plan.base_path, now.base));
+  files.base_sum = checksum(std::as_bytes(now.base));
+  return files;
+}
+
+bool TrainerState::holds(const EmitPlan& plan, const EmittedFiles& files) const {
+  std::vector<float> values(layout_->find_fragment(plan.fragment)->elements);
+  const auto has = [&](const std::string& path, std::uint32_t sum) {
+    return read_values(plan.fragment, path, values).ok() && checksum(std::as_bytes(std::span(values))) == sum;
+  };
+  return has(plan.path, files.sum) && (plan.base_path.empty() || has(plan.base_path, files.base_sum));
+}
+
+Result<void> TrainerState::remember_emitted(const EmitPlan& plan) {
+  SKERRY_ASSIGN(const std::span<float> values, fragment(plan.fragment));
+  trainer::remember_emitted(memory_[plan.fragment], plan.exchange, values);
   return {};
 }
 
-Result<void> TrainerState::merge_fragment(const MergePlan& plan, const std::string& path) {
-  SKERRY_ASSIGN(const std::span<float> values, fragment(plan.fragment));
-  const std::vector<float> own(values.begin(), values.end());
-  const auto emitted = emitted_.find(plan.fragment);
-  if (plan.rule == MergeRule::kEager && emitted == emitted_.end()) {
-    return Error(
-        failed_precondition("eager merge of fragment \"" + plan.fragment + "\", which this trainer has not emitted"));
+bool TrainerState::is_merged(const MergePlan& plan) const {
+  const auto memory = memory_.find(plan.fragment);
+  return memory != memory_.end() && trainer::is_merged(memory->second, plan);
+}
+
+Result<void> TrainerState::merge_fragment(const MergePlan& plan, const MergeRequest& merge) {
+  SKERRY_ASSIGN(const std::span<float> own, fragment(plan.fragment));
+  std::vector<float> fresh(own.size());
+  SKERRY_TRY(read_values(plan.fragment, merge.path, fresh));
+  SKERRY_TRY(trainer::merge(memory_[plan.fragment], plan, merge.version, fresh, own));
+  if (!objective_.received.empty()) {
+    const auto offset = own.data() - engine_->parameters().data();
+    std::copy(fresh.begin(), fresh.end(), objective_.received.begin() + offset);
   }
-  if (auto read = read_fragment(plan.fragment, path); !read.ok()) {
-    std::copy(own.begin(), own.end(), values.begin());
-    return read;
-  }
-  if (plan.rule == MergeRule::kLerp) {
-    const auto alpha = static_cast<float>(plan.alpha);
-    const auto rest = static_cast<float>(1.0 - plan.alpha);
-    for (std::size_t i = 0; i < own.size(); ++i) values[i] = alpha * own[i] + rest * values[i];
-  } else if (plan.rule == MergeRule::kEager) {
-    for (std::size_t i = 0; i < own.size(); ++i) values[i] += own[i] - emitted->second[i];
-  }
-  if (emitted != emitted_.end()) emitted_.erase(emitted);
   return {};
 }
 
@@ -196,7 +233,8 @@ void TrainerState::save(Saved& saved) const {
   saved.parameters.assign(parameters.begin(), parameters.end());
   saved.optimizer = optimizer_;
   saved.objective = objective_;
-  saved.emitted = emitted_;
+  saved.memory = memory_;
+  saved.latest_task = latest_task_;
   saved.total_steps = total_steps_;
 }
 
@@ -204,14 +242,25 @@ void TrainerState::restore(const Saved& saved) {
   std::copy(saved.parameters.begin(), saved.parameters.end(), engine_->parameters().begin());
   optimizer_ = saved.optimizer;
   objective_ = saved.objective;
-  emitted_ = saved.emitted;
+  memory_ = saved.memory;
+  latest_task_ = saved.latest_task;
   total_steps_ = saved.total_steps;
 }
 
 Result<void> TrainerState::write(const std::string& path, const TaskProgress& progress) const {
+  json emitted = json::array();
+  for (const auto& [entry, files] : progress.emitted)
+    emitted.push_back({entry, files.base_version, files.sum, files.base_sum});
+  json memory = json::object();
+  for (const auto& [name, one] : memory_) {
+    memory[name] = {{"version", one.version}, {"merged", one.merged}};
+    if (one.in_flight) memory[name]["in_flight"] = *one.in_flight;
+  }
   const json note = {{"format", 1},
                      {"fingerprint", fingerprint_},
                      {"total_steps", total_steps_},
+                     {"latest_task", latest_task_},
+                     {"memory", std::move(memory)},
                      {"optimizer_steps", optimizer_.steps},
                      {"next_task", objective_.next_task},
                      {"rates", objective_.rates},
@@ -223,6 +272,7 @@ Result<void> TrainerState::write(const std::string& path, const TaskProgress& pr
                        {"tokens", progress.outcome.tokens},
                        {"metrics", progress.outcome.metrics},
                        {"loss_sum", progress.loss_sum},
+                       {"emitted", std::move(emitted)},
                        {"merged", progress.merged}}}};
   std::map<std::string, std::span<const float>> vectors{{"model", engine_->parameters().first(trained_)}};
   const auto put = [&](const char* name, const std::vector<float>& values) {
@@ -234,7 +284,11 @@ Result<void> TrainerState::write(const std::string& path, const TaskProgress& pr
   put("control", objective_.control);
   put("own_control", objective_.own_control);
   put("next_control", objective_.next_control);
-  for (const auto& [name, values] : emitted_) vectors[kEmitted + name] = values;
+  for (const auto& [name, one] : memory_) {
+    if (!one.base.empty()) vectors[std::string(kBase) + name] = one.base;
+    for (const auto& [exchange, values] : one.earlier)
+      vectors[std::string(kEmitted) + std::to_string(exchange) + "." + name] = values;
+  }
   return write_checkpoint(path, note.dump(-1, ' ', false, json::error_handler_t::replace), vectors);
 }
 
@@ -245,10 +299,18 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   OptimizerState optimizer = fresh_state(options_.optimizer, trained_);
   ObjectiveState objective = fresh_objective(options_.objective, exchanged_);
   std::uint64_t total_steps = 0;
+  std::string latest_task;
+  std::map<std::string, FragmentMemory> memory;
   std::string fingerprint;
   try {
     fingerprint = note.at("fingerprint").get<std::string>();
     total_steps = note.at("total_steps").get<std::uint64_t>();
+    latest_task = note.at("latest_task").get<std::string>();
+    for (const auto& [name, one] : note.at("memory").items()) {
+      memory[name].version = one.at("version").get<std::uint64_t>();
+      memory[name].merged = one.at("merged").get<std::uint64_t>();
+      if (one.contains("in_flight")) memory[name].in_flight = one.at("in_flight").get<std::uint64_t>();
+    }
     optimizer.steps = note.at("optimizer_steps").get<std::uint64_t>();
     objective.next_task = note.at("next_task").get<std::string>();
     objective.rates = note.at("rates").get<double>();
@@ -261,6 +323,10 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
     progress.outcome.metrics = task.at("metrics").get<std::map<std::string, double>>();
     progress.loss_sum = task.at("loss_sum").get<double>();
     progress.merged = task.at("merged").get<std::vector<bool>>();
+    for (const json& files : task.at("emitted")) {
+      progress.emitted[files.at(0).get<std::size_t>()] = {files.at(1).get<std::uint64_t>(), files.at(2).get<std::uint32_t>(),
+                                                          files.at(3).get<std::uint32_t>()};
+    }
   } catch (const json::exception&) {
     return invalid_argument(path + ": its note is not one of this version of skerry-trainer");
   }
@@ -282,19 +348,23 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   SKERRY_TRY(take("control", objective.control));
   SKERRY_TRY(take("own_control", objective.own_control));
   SKERRY_TRY(take("next_control", objective.next_control));
-  std::map<std::string, std::vector<float>> emitted;
-  for (auto& [name, values] : file.vectors) {
-    if (!name.starts_with(kEmitted)) continue;
-    const std::string fragment_name = name.substr(std::string_view(kEmitted).size());
-    SKERRY_ASSIGN(const std::span<float> target, fragment(fragment_name));
-    if (target.size() != values.size())
-      return invalid_argument(path + ": vector \"" + name + "\" has the wrong length");
-    emitted[fragment_name] = std::move(values);
+  for (auto& [vector, values] : file.vectors) {
+    const bool base = vector.starts_with(kBase);
+    if (!base && !vector.starts_with(kEmitted)) continue;
+    const std::string place = vector.substr(base ? kBase.size() : kEmitted.size());
+    const std::string name = base ? place : place.substr(place.find('.') + 1);
+    SKERRY_ASSIGN(const std::span<float> home, fragment(name));
+    if (home.size() != values.size()) {
+      return invalid_argument(path + ": vector \"" + vector + "\" has the wrong length");
+    }
+    if (base) memory[name].base = std::move(values);
+    else memory[name].earlier[std::strtoull(place.c_str(), nullptr, 10)] = std::move(values);
   }
   std::copy(parameters.begin(), parameters.end(), engine_->parameters().begin());
   optimizer_ = std::move(optimizer);
   objective_ = std::move(objective);
-  emitted_ = std::move(emitted);
+  memory_ = std::move(memory);
+  latest_task_ = std::move(latest_task);
   total_steps_ = total_steps;
   return progress;
 }

@@ -13,10 +13,18 @@
 #include "client/trainer/messages.h"
 #include "client/trainer/objective.h"
 #include "client/trainer/optimizer.h"
+#include "client/trainer/overlap.h"
 #include "common/base/result.h"
 #include "common/model/layout.h"
 
 namespace skerry::trainer {
+
+/// What an emission's files hold, so that one can be told from another.
+struct EmittedFiles {
+  std::uint64_t base_version = 0;  ///< that the fragment's change is measured from
+  std::uint32_t sum = 0;           ///< checksums of the values
+  std::uint32_t base_sum = 0;
+};
 
 /// Where a train task stands, so that another process can go on with it.
 struct TaskProgress {
@@ -25,6 +33,7 @@ struct TaskProgress {
   Outcome outcome;           ///< so far
   double loss_sum = 0;       ///< over outcome.examples
   std::vector<bool> merged;  ///< per entry of the task's merge list
+  std::map<std::size_t, EmittedFiles> emitted;  ///< by entry of the task's emit list
 };
 
 /// Names a train task with everything that decides its result but the paths.
@@ -44,8 +53,9 @@ class TrainerState {
   /// that are not finite, and a personal fragment.
   Result<void> borrow_fragment(const std::string& name, const std::string& path);
 
-  /// The same to train on them: they are the received ones, which the objective looks back to.
-  Result<void> read_fragment(const std::string& name, const std::string& path);
+  /// The same to train on them: they are the received ones, which the objective looks back to. `remember`: the fragment
+  /// is one that travels while the trainer trains on.
+  Result<void> read_fragment(const std::string& name, const FragmentSource& source, bool remember);
 
   /// Whether the model has frozen tensors that were never read: no checkpoint holds them.
   bool lacks_frozen() const { return lacks_frozen_; }
@@ -56,11 +66,29 @@ class TrainerState {
   /// Writes the fragment's tensors. Errors as above.
   Result<void> write_fragment(const std::string& name, const std::string& path);
 
-  /// Remembers what the fragment is now, for a later eager merge.
-  Result<void> remember_emitted(const std::string& name);
+  /// A fragment that is given away while the trainer trains on.
+  struct Emission {
+    std::span<const float> values;
+    std::span<const float> base;     ///< what its change is measured from; empty where it was never read
+    std::uint64_t base_version = 0;  ///< read or merged last
+  };
+  /// The fragment as it is now. FAILED_PRECONDITION where a value is not finite.
+  Result<Emission> emission(const std::string& name);
 
-  /// Applies a merged version by the rule. FAILED_PRECONDITION for `eager` where nothing was emitted.
-  Result<void> merge_fragment(const MergePlan& plan, const std::string& path);
+  /// Writes the files that `plan` names. FAILED_PRECONDITION as above, and where it wants a base and there is none.
+  Result<EmittedFiles> write_emission(const EmitPlan& plan);
+
+  /// Whether the files that `plan` names hold what write_emission wrote.
+  bool holds(const EmitPlan& plan, const EmittedFiles& files) const;
+
+  /// The fragment as it is now was emitted; see trainer::remember_emitted.
+  Result<void> remember_emitted(const EmitPlan& plan);
+
+  /// See trainer::is_merged.
+  bool is_merged(const MergePlan& plan) const;
+
+  /// Applies a merged version; see trainer::merge. Errors of that and of borrow_fragment; nothing has changed then.
+  Result<void> merge_fragment(const MergePlan& plan, const MergeRequest& merge);
 
   void reset_optimizer() { optimizer_ = fresh_state(options_.optimizer, trained_); }
 
@@ -72,8 +100,12 @@ class TrainerState {
 
   /// The task's last step is done; see trainer::end_task.
   void end_task(const std::string& task) {
+    latest_task_ = task;
     trainer::end_task(options_.objective, objective_, task, engine_->parameters().first(exchanged_));
   }
+
+  /// The train task that ended last; empty: none.
+  const std::string& latest_task() const { return latest_task_; }
 
   /// Inner steps since the first task.
   std::uint64_t total_steps() const { return total_steps_; }
@@ -83,7 +115,8 @@ class TrainerState {
     std::vector<float> parameters;  ///< without the frozen ones
     OptimizerState optimizer;
     ObjectiveState objective;
-    std::map<std::string, std::vector<float>> emitted;
+    std::map<std::string, FragmentMemory> memory;
+    std::string latest_task;
     std::uint64_t total_steps = 0;
   };
   void save(Saved& saved) const;
@@ -97,6 +130,9 @@ class TrainerState {
   Result<TaskProgress> read(const std::string& path);
 
  private:
+  Result<void> read_values(const std::string& name, const std::string& path, std::span<float> values) const;
+  Result<void> write_values(const std::string& name, const std::string& path, std::span<const float> values) const;
+
   TrainerState(Engine& engine, const ModelLayout& layout, const TrainingOptions& options)
       : engine_(&engine), layout_(&layout), options_(options) {}
 
@@ -108,7 +144,8 @@ class TrainerState {
   std::size_t exchanged_ = 0;  // the first so many of the engine's parameters
   std::size_t trained_ = 0;    // these and the personal ones
   bool lacks_frozen_ = false;
-  std::map<std::string, std::vector<float>> emitted_;
+  std::map<std::string, FragmentMemory> memory_;  // of the fragments that travel while the trainer trains on
+  std::string latest_task_;
   std::uint64_t total_steps_ = 0;
   std::string fingerprint_;                     // of the layout, the optimizer and the objective
   std::map<std::string, std::string> headers_;  // of each fragment's file

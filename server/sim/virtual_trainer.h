@@ -38,7 +38,7 @@ class VirtualTrainer {
   explicit VirtualTrainer(trainer::OpenData open_data)
       : channel_([this](std::string_view line) { answer_ = line; }),
         session_(channel_, std::move(open_data),
-                 [this](const std::string& fragment, std::span<const float> values) { trained_[fragment] = values; }) {}
+                 [this](const trainer::GivenFragment& given) { trained_[given.fragment] = given.values; }) {}
 
   std::string answer_;  // the last line it sent
   std::map<std::string, std::span<const float>> trained_;

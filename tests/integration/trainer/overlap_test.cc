@@ -58,6 +58,11 @@ struct Overlap {
     }
   }
 
+  json emission(int at_step, int exchange) {
+    const std::string file = world.work("w-" + std::to_string(at_step));
+    return {{"fragment", "f0"}, {"at_step", at_step}, {"exchange", exchange}, {"path", file}, {"base_path", file + "-base"}};
+  }
+
   json task(const json& emit, const json& merge) {
     return {
         {"type", "train"},
@@ -71,20 +76,22 @@ struct Overlap {
         {"write", {{"f0", world.work("w-out")}, {"f1", world.work("b-out")}}}};
   }
 
-  void deliver(const std::vector<float>& weight) {
-    put_fragment(world.work("w-4"), world.layout(), weight, "f0");
-    trainer.send({{"type", "merge"},
-                  {"fragment", "f0"},
-                  {"path", world.work("w-4")},
-                  {"version", 4},
-                  {"base", 3},
-                  {"base_path", world.work("w-base")}});
+  void deliver(const std::vector<float>& weight, int exchange = 7) {
+    const std::string file = world.work("merged-" + std::to_string(exchange));
+    put_fragment(file, world.layout(), weight, "f0");
+    trainer.send({{"type", "merge"}, {"fragment", "f0"}, {"path", file}, {"version", 4}, {"exchange", exchange}});
   }
 
+  std::vector<float> weight_of(const std::string& file) { return fragment_values(world.work(file), world.layout(), "f0"); }
+
   void check_weight(const std::string& file) {
-    const auto values = fragment_values(world.work(file), world.layout(), "f0");
-    CHECK(values[0] == Approx(model.weight[0]).margin(1e-5));
-    CHECK(values[1] == Approx(model.weight[1]).margin(1e-5));
+    check_values(file, model.weight);
+  }
+
+  void check_values(const std::string& file, const float (&expected)[2]) {
+    const auto values = weight_of(file);
+    CHECK(values[0] == Approx(expected[0]).margin(1e-5));
+    CHECK(values[1] == Approx(expected[1]).margin(1e-5));
   }
 
   void check_result() {
@@ -99,51 +106,105 @@ TEST_CASE("a fragment emitted at step 5 and merged at step 12 by each rule, wait
   Overlap overlap;
   const std::string rule = GENERATE("replace", "lerp", "eager");
   INFO(rule);
-  const json emit = {{{"fragment", "f0"}, {"at_step", 5}, {"path", overlap.world.work("w-5")}}};
-  const json merge = {{{"fragment", "f0"}, {"at_step", 12}, {"rule", rule}, {"alpha", 0.25}, {"on_late", "block"}}};
+  const json emit = {overlap.emission(5, 7), overlap.emission(20, 8)};
+  const json merge = {
+      {{"fragment", "f0"}, {"exchange", 7}, {"at_step", 12}, {"rule", rule}, {"alpha", 0.25}, {"on_late", "block"}}};
   overlap.trainer.send(overlap.task(emit, merge));
-  const json emitted = overlap.trainer.next();
-  CHECK(
-      emitted ==
-      json(
-          {{"type", "fragment"}, {"task", "t"}, {"fragment", "f0"}, {"step", 5}, {"path", overlap.world.work("w-5")}}));
+  CHECK(overlap.trainer.next() == json({{"type", "fragment"},
+                                        {"task", "t"},
+                                        {"fragment", "f0"},
+                                        {"exchange", 7},
+                                        {"step", 5},
+                                        {"path", overlap.world.work("w-5")},
+                                        {"base", 3}}));
   overlap.steps(5);
   overlap.check_weight("w-5");
+  CHECK(overlap.weight_of("w-5-base") == std::vector<float>{0.5f, -0.25f});  // as it was read
   const Straightforward at_emit = overlap.model;
 
   overlap.deliver({2.0f, -3.0f});
   CHECK(overlap.trainer.next() == json({{"type", "merged"},
                                         {"task", "t"},
                                         {"fragment", "f0"},
+                                        {"exchange", 7},
                                         {"version", 4},
-                                        {"step", 12},
-                                        {"base_path", overlap.world.work("w-base")}}));
+                                        {"step", 12}}));
   overlap.steps(7);
   const float merged[2] = {2.0f, -3.0f};
+  float base[2];
   for (int i = 0; i < 2; ++i) {
     float& own = overlap.model.weight[i];
-    if (rule == "replace") own = merged[i];
+    const float emitted = at_emit.weight[i];
+    if (rule == "replace") base[i] = own = merged[i];
     if (rule == "lerp") own = 0.25f * own + 0.75f * merged[i];
-    if (rule == "eager") own = merged[i] + (own - at_emit.weight[i]);
+    if (rule == "lerp") base[i] = 0.25f * emitted + 0.75f * merged[i];
+    if (rule == "eager") own = merged[i] + 0.25f * (own - emitted);
+    if (rule == "eager") base[i] = merged[i];
   }
-  overlap.check_weight("w-base");
   overlap.steps(8);
+  const json again = overlap.trainer.next();
+  CHECK(again["base"] == 4);
+  overlap.check_weight("w-20");
+  overlap.check_values("w-20-base", base);
   CHECK(overlap.trainer.next()["type"] == "done");
   overlap.check_result();
 }
 
+TEST_CASE("what is emitted and merged is remembered over tasks, cancels and evaluations") {
+  Overlap overlap;
+  json first = overlap.task(json::array({overlap.emission(20, 7)}), json::array());
+  overlap.trainer.send(first);
+  CHECK(overlap.trainer.next()["type"] == "fragment");
+  CHECK(overlap.trainer.next()["type"] == "done");
+  overlap.steps(20);
+  const Straightforward at_emit = overlap.model;
+
+  json second = overlap.task(json::array({overlap.emission(10, 8)}),
+                             {{{"fragment", "f0"}, {"exchange", 7}, {"at_step", 3}, {"rule", "eager"}}});
+  second["task"] = "u";
+  second["after"] = "t";
+  second["steps"] = 10;
+  second["read"] = json::object();
+  overlap.trainer.send(second);
+  CHECK(overlap.trainer.ask({{"type", "cancel"}, {"task", "u"}})["type"] == "cancelled");
+  overlap.deliver({9.0f, 9.0f});  // between two tasks: for a later one
+  overlap.trainer.send(second);
+  CHECK(overlap.trainer.next()["type"] == "merged");
+  overlap.order = trainer::ExampleOrder(9, 32, 1);
+  overlap.steps(3);
+  for (int i = 0; i < 2; ++i) overlap.model.weight[i] = 9.0f + (overlap.model.weight[i] - at_emit.weight[i]);
+  overlap.steps(7);
+  CHECK(overlap.trainer.next()["type"] == "fragment");
+  overlap.check_weight("w-10");
+  CHECK(overlap.weight_of("w-10-base") == std::vector<float>{9.0f, 9.0f});
+  CHECK(overlap.trainer.next()["type"] == "done");
+}
+
+TEST_CASE("a task that goes on from another than the one that ended last is refused unless it reads everything") {
+  Overlap overlap;
+  json line = overlap.task(json::array({overlap.emission(20, 7)}), json::array());
+  line["after"] = "t-0";  // it reads everything
+  overlap.trainer.send(line);
+  CHECK(overlap.trainer.next()["type"] == "fragment");
+  CHECK(overlap.trainer.next()["type"] == "done");
+  line["task"] = "u";
+  line["after"] = "s";
+  line["read"].erase("f1");
+  CHECK(overlap.trainer.ask(line)["code"] == "NOT_FOUND");
+  line["after"] = "t";
+  CHECK(overlap.trainer.ask(line)["type"] == "fragment");
+}
+
 TEST_CASE("a merge that blocks does not depend on when it comes; cancel and checkpoint are heard meanwhile") {
   Overlap overlap;
-  const json merge = {{{"fragment", "f0"}, {"at_step", 12}, {"rule", "replace"}, {"on_late", "block"}}};
+  const json merge = {
+      {{"fragment", "f0"}, {"exchange", 7}, {"at_step", 12}, {"rule", "replace"}, {"on_late", "block"}}};
   overlap.trainer.send(overlap.task(json::array(), merge));
   CHECK(overlap.trainer.ask({{"type", "checkpoint"}})["type"] == "checkpointed");
   CHECK(overlap.trainer.ask({{"type", "cancel"}, {"task", "t"}})["type"] == "cancelled");
-  overlap.deliver({1.0f, 1.0f});  // this one comes before its task has begun
+  overlap.deliver({1.0f, 1.0f}, 6);  // of another exchange
   CHECK(overlap.trainer.ask({{"type", "dance"}})["type"] == "error");
   json line = overlap.task(json::array(), merge);
-  line["read"].erase("f0");
-  line["read"]["f0"] = {{"path", overlap.world.work("w")}, {"version", 3}};
-  // A fragment that is read anew is not merged with what came for the one before.
   overlap.trainer.send(line);
   overlap.deliver({2.0f, -3.0f});
   CHECK(overlap.trainer.next()["type"] == "merged");
@@ -157,7 +218,8 @@ TEST_CASE("a merge that blocks does not depend on when it comes; cancel and chec
 
 TEST_CASE("a merge on arrival does not hold the training up, and comes at the first boundary after it is there") {
   Overlap overlap;
-  const json merge = {{{"fragment", "f0"}, {"at_step", 2}, {"rule", "replace"}, {"on_late", "on-arrival"}}};
+  const json merge = {
+      {{"fragment", "f0"}, {"exchange", 7}, {"at_step", 2}, {"rule", "replace"}, {"on_late", "on-arrival"}}};
   SECTION("it never comes") {
     CHECK(overlap.trainer.ask(overlap.task(json::array(), merge))["type"] == "done");
     overlap.steps(20);
@@ -176,16 +238,14 @@ TEST_CASE("a merge on arrival does not hold the training up, and comes at the fi
     while (merged["type"] == "progress") merged = overlap.trainer.next();
     CHECK(merged["type"] == "merged");
     CHECK(merged["step"] > 2);
-    const auto base = fragment_values(overlap.world.work("w-base"), overlap.world.layout(), "f0");
-    CHECK(base == std::vector<float>{2.0f, -3.0f});
     CHECK(overlap.trainer.ask({{"type", "cancel"}, {"task", "t"}})["type"] == "cancelled");
   }
 }
 
 TEST_CASE("a trainer killed while it waits for a merge goes on there") {
   Overlap overlap;
-  const json emit = {{{"fragment", "f0"}, {"at_step", 5}, {"path", overlap.world.work("w-5")}}};
-  const json merge = {{{"fragment", "f0"}, {"at_step", 12}, {"rule", "eager"}, {"on_late", "block"}}};
+  const json emit = {overlap.emission(5, 7), overlap.emission(20, 8)};
+  const json merge = {{{"fragment", "f0"}, {"exchange", 7}, {"at_step", 12}, {"rule", "eager"}, {"on_late", "block"}}};
   const json line = overlap.task(emit, merge);
   json open = overlap.world.open({{"learning_rate", 0.1}, {"batch", 1}}, {{"outputs", 1}, {"fragments", 2}});
   open["data"]["schema"]["classes"] = 0;
@@ -205,8 +265,32 @@ TEST_CASE("a trainer killed while it waits for a merge goes on there") {
   overlap.model.weight[0] = 2.0f + (overlap.model.weight[0] - at_emit.weight[0]);
   overlap.model.weight[1] = -3.0f + (overlap.model.weight[1] - at_emit.weight[1]);
   overlap.steps(8);
-  CHECK(overlap.trainer.next()["type"] == "done");
+  CHECK(overlap.trainer.next()["type"] == "fragment");
+  CHECK(overlap.weight_of("w-20-base") == std::vector<float>{2.0f, -3.0f});
+  const json done = overlap.trainer.next();
+  CHECK(done["type"] == "done");
   overlap.check_result();
+
+  // Its daemon did not hear the end: it is said again, files and all, as long as they are what was written.
+  const std::string files[] = {overlap.world.work("w-5"), overlap.world.work("w-20-base")};
+  SECTION("the files are there") {
+    overlap.trainer.kill();
+    overlap.trainer = TrainerProcess::shipped();
+    CHECK(overlap.trainer.ask(open)["resumed_step"] == 20);
+    overlap.trainer.send(line);
+    CHECK(overlap.trainer.next()["exchange"] == 7);
+    CHECK(overlap.trainer.next()["base"] == 4);
+    CHECK(overlap.trainer.next() == done);
+  }
+  SECTION("one of them is not") {
+    overlap.trainer.kill();
+    put_fragment(GENERATE_COPY(files[0], files[1]), overlap.world.layout(), {0.0f, 1.0f}, "f0");
+    overlap.trainer = TrainerProcess::shipped();
+    CHECK(overlap.trainer.ask(open)["type"] == "opened");
+    json said = overlap.trainer.ask(line);
+    while (said["type"] == "fragment") said = overlap.trainer.next();
+    CHECK(said["code"] == "NOT_FOUND");
+  }
 }
 
 TEST_CASE("plans that cannot be kept are refused before the first step") {
@@ -222,7 +306,7 @@ TEST_CASE("plans that cannot be kept are refused before the first step") {
   refused(none, {{{"fragment", "f0"}, {"at_step", 21}}}, "INVALID_ARGUMENT");
   CHECK(overlap.trainer.ask({{"type", "merge"}, {"fragment", "f9"}, {"path", "/x"}})["code"] == "NOT_FOUND");
   overlap.deliver({1.0f, 1.0f});
-  json eager = overlap.task(none, {{{"fragment", "f0"}, {"at_step", 0}, {"rule", "eager"}}});
+  json eager = overlap.task(none, {{{"fragment", "f0"}, {"exchange", 7}, {"at_step", 0}, {"rule", "eager"}}});
   eager["read"].erase("f0");
   CHECK(overlap.trainer.ask(eager)["code"] == "FAILED_PRECONDITION");
 }
