@@ -5,10 +5,16 @@
 #include <bit>
 #include <cassert>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
 #include "common/codec/int8.h"
+#include "common/codec/kernels.h"
+#include "common/codec/nibbles.h"
+#include "common/codec/payload_check.h"
+#include "common/codec/sign.h"
+#include "common/codec/topk2.h"
 #include "common/tensor/dtype.h"
 #include "common/tensor/kernels.h"
 
@@ -16,11 +22,6 @@ static_assert(std::endian::native == std::endian::little, "payloads are little-e
 
 namespace skerry {
 namespace {
-
-std::string value_text(float value) {
-  if (std::isnan(value)) return "NaN";
-  return value > 0 ? "+infinity" : "-infinity";
-}
 
 Error not_finite(const Encoding& encoding, std::uint64_t element, float value) {
   return invalid_argument(std::string(encoding.name()) + " payload: element " + std::to_string(element) + " is " +
@@ -60,11 +61,14 @@ class Bf16 final : public Encoding {
   std::string_view name() const override { return "bf16"; }
   std::uint64_t block_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override { return 2 * count; }
-  ErrorBound error_bound(bool /*stochastic*/) const override { return {0x1p-8, 0x1p-134, 0.0, false}; }
+  ErrorBound error_bound(bool stochastic) const override {
+    return {stochastic ? 0x1p-7 : 0x1p-8, stochastic ? 0x1p-133 : 0x1p-134, 0.0, stochastic};
+  }
 
-  void encode(std::span<const float> values, std::uint64_t /*first*/, const Rounding& /*rounding*/,
+  void encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
               std::span<std::byte> payload) const override {
     assert(payload.size() == encoded_bytes(values.size()));
+    if (rounding.stochastic) return codec_kernels::encode_bf16_at_random(values, first, rounding, payload.data());
     round_to_bf16(values, payload);
   }
 
@@ -83,11 +87,52 @@ class Bf16 final : public Encoding {
   }
 };
 
+class F16 final : public Encoding {
+ public:
+  std::string_view name() const override { return "f16"; }
+  std::uint64_t block_elements() const override { return 1; }
+  std::uint64_t encoded_bytes(std::uint64_t count) const override { return 2 * count; }
+  ErrorBound error_bound(bool stochastic) const override {
+    return {stochastic ? 0x1p-10 : 0x1p-11, stochastic ? 0x1p-24 : 0x1p-25, 0.0, stochastic, kLargestF16};
+  }
+
+  void encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
+              std::span<std::byte> payload) const override {
+    assert(payload.size() == encoded_bytes(values.size()));
+    codec_kernels::encode_f16(values, first, rounding, payload.data());
+  }
+
+  void decode(std::span<const std::byte> payload, std::span<float> out) const override {
+    assert(payload.size() == encoded_bytes(out.size()));
+    codec_kernels::decode_f16(payload.data(), out);
+  }
+
+  Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override {
+    SKERRY_TRY(check_payload_size(*this, payload, count));
+    for (std::uint64_t i = 0; i < count; ++i) {
+      if ((std::to_integer<unsigned>(payload[2 * i + 1]) & 0x7Cu) != 0x7Cu) continue;
+      float value;
+      decode(payload.subspan(2 * i, 2), {&value, 1});
+      return not_finite(*this, first + i, value);
+    }
+    return {};
+  }
+
+ private:
+  static constexpr double kLargestF16 = 65504;
+};
+
 const F32 kF32;
 const Bf16 kBf16;
+const F16 kF16;
 const Int8 kInt8;
 const Int8Block kInt8Block;
-const std::array<const Encoding*, 4> kEncodings{&kF32, &kBf16, &kInt8, &kInt8Block};
+const Int4 kInt4;
+const E3m0 kE3m0;
+const TopK2 kTopK2;
+const Sign kSign;
+const std::array<const Encoding*, 9> kEncodings{&kF32,  &kBf16, &kF16,   &kInt8, &kInt8Block,
+                                                &kInt4, &kE3m0, &kTopK2, &kSign};
 
 }  // namespace
 
@@ -102,6 +147,27 @@ Result<void> check_payload_size(const Encoding& encoding, std::span<const std::b
   return invalid_argument(std::string(encoding.name()) + " payload of " + std::to_string(count) + " elements has " +
                           std::to_string(payload.size()) + " bytes, must have " +
                           std::to_string(encoding.encoded_bytes(count)));
+}
+
+Result<void> check_scale(const Encoding& encoding, std::span<const std::byte> block, float largest, std::uint64_t first,
+                         std::uint64_t count) {
+  float scale;
+  std::memcpy(&scale, block.data(), sizeof scale);
+  if (!std::signbit(scale) && scale <= largest) return {};
+  char limit[24];
+  std::snprintf(limit, sizeof limit, "%.8g", static_cast<double>(largest));
+  return invalid_argument(std::string(encoding.name()) + " payload: the scale of " + elements_text(first, count) + " is " +
+                          value_text(scale) + ", must be in [0, " + limit + "]");
+}
+
+std::string elements_text(std::uint64_t first, std::uint64_t count) {
+  return "elements " + std::to_string(first) + " to " + std::to_string(first + count - 1);
+}
+
+std::string value_text(float value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "+infinity" : "-infinity";
+  return std::to_string(value);
 }
 
 PartPlace part_place(const Encoding& encoding, std::uint64_t first, std::uint64_t most) {

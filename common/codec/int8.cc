@@ -9,6 +9,8 @@
 #include <limits>
 #include <string>
 
+#include "common/codec/kernels.h"
+#include "common/codec/payload_check.h"
 #include "common/tensor/kernels.h"
 
 namespace skerry {
@@ -36,58 +38,69 @@ double sum_of_squares(std::span<const float> values) {
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-void encode_with_codebook(std::span<const float> values, std::span<std::byte> payload) {
-  const double squares = sum_of_squares(values);
+struct Codes {
   std::array<float, kCodes> codebook{};
-  std::byte* codes = payload.data() + Int8::kCodebookBytes;
+  std::byte* codes = nullptr;
+};
+
+void encode_to_nearest(std::span<const float> values, double per_step, Codes& out) {
+  std::array<double, kCodes> sums{};
+  std::array<std::uint32_t, kCodes> counts{};
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto code = static_cast<std::uint8_t>(rounded(double{values[i]} * per_step, -128, 127) + 128);
+    out.codes[i] = std::byte{code};
+    sums[code] += double{values[i]};
+    ++counts[code];
+  }
+  for (std::size_t code = 0; code < kCodes; ++code) {
+    if (counts[code] > 0) out.codebook[code] = static_cast<float>(sums[code] / counts[code]);
+  }
+}
+
+// Between the evenly spaced entries of the codebook, whose first and last reach to the block's extremes.
+void encode_at_random(std::span<const float> values, double per_step, std::uint64_t first, const Rounding& rounding,
+                      Codes& out) {
+  if (per_step == 0) {
+    std::fill_n(out.codes, values.size(), std::byte{128});
+    return;
+  }
+  for (std::size_t code = 0; code < kCodes; ++code) {
+    out.codebook[code] = static_cast<float>((static_cast<double>(code) - 128) / per_step);
+  }
+  const auto [lowest, highest] = std::minmax_element(values.begin(), values.end());
+  out.codebook.front() = std::min(out.codebook.front(), *lowest);
+  out.codebook.back() = std::max(out.codebook.back(), *highest);
+  std::array<std::uint32_t, 1024> words;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i % words.size() == 0) {
+      codec_kernels::random_words(rounding, first + i, {words.data(), std::min(words.size(), values.size() - i)});
+    }
+    // The entry at or below the value: its place by the spacing, put right where roundings misplaced it.
+    auto code = static_cast<std::size_t>(std::clamp(std::floor(double{values[i]} * per_step), -128.0, 126.0) + 128);
+    if (out.codebook[code] > values[i]) --code;
+    else if (code < kCodes - 2 && out.codebook[code + 1] <= values[i]) ++code;
+    const double below = out.codebook[code];
+    const double share = (double{values[i]} - below) / (double{out.codebook[code + 1]} - below);
+    if (share > (words[i % words.size()] >> 8) * 0x1p-24) ++code;
+    out.codes[i] = static_cast<std::byte>(code);
+  }
+}
+
+void encode_block(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
+                  std::span<std::byte> payload) {
+  const double squares = sum_of_squares(values);
+  Codes out;
+  out.codes = payload.data() + Int8::kCodebookBytes;
   if (std::isfinite(squares)) {
     const double deviation = std::sqrt(squares / static_cast<double>(std::max<std::size_t>(values.size() - 1, 1)));
     const double per_step = deviation > 0 ? kCodes / (kStandardDeviations * deviation) : 0.0;
-    std::array<double, kCodes> sums{};
-    std::array<std::uint32_t, kCodes> counts{};
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto code = static_cast<std::uint8_t>(rounded(double{values[i]} * per_step, -128, 127) + 128);
-      codes[i] = std::byte{code};
-      sums[code] += double{values[i]};
-      ++counts[code];
-    }
-    for (std::size_t code = 0; code < kCodes; ++code) {
-      if (counts[code] > 0) codebook[code] = static_cast<float>(sums[code] / counts[code]);
-    }
+    rounding.stochastic ? encode_at_random(values, per_step, first, rounding, out)
+                        : encode_to_nearest(values, per_step, out);
   } else {
-    codebook.fill(std::numeric_limits<float>::quiet_NaN());
-    std::fill_n(codes, values.size(), std::byte{128});
+    out.codebook.fill(std::numeric_limits<float>::quiet_NaN());
+    std::fill_n(out.codes, values.size(), std::byte{128});
   }
-  std::memcpy(payload.data(), codebook.data(), Int8::kCodebookBytes);
-}
-
-void encode_with_scale(std::span<const float> values, std::span<std::byte> payload) {
-  float largest = 0;
-  bool finite = true;
-  for (const float value : values) {
-    finite = finite && std::isfinite(value);
-    largest = std::max(largest, std::abs(value));
-  }
-  // The smallest f32 that is at least largest / 127: the product with 127 is exact in float64.
-  auto scale = static_cast<float>(double{largest} / 127.0);
-  if (double{scale} * 127.0 < double{largest}) scale = std::nextafter(scale, std::numeric_limits<float>::max());
-  scale = finite ? std::min(scale, kLargestScale) : std::numeric_limits<float>::quiet_NaN();
-  std::memcpy(payload.data(), &scale, sizeof scale);
-  std::byte* codes = payload.data() + Int8Block::kScaleBytes;
-  const bool zeros = !finite || scale == 0;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    codes[i] = std::byte{zeros ? std::uint8_t{0} : rounded(double{values[i]} / double{scale}, -127, 127)};
-  }
-}
-
-std::string elements_text(std::uint64_t first, std::uint64_t count) {
-  return "elements " + std::to_string(first) + " to " + std::to_string(first + count - 1);
-}
-
-std::string value_text(float value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "+infinity" : "-infinity";
-  return std::to_string(value);
+  std::memcpy(payload.data(), out.codebook.data(), Int8::kCodebookBytes);
 }
 
 }  // namespace
@@ -96,13 +109,13 @@ std::uint64_t Int8::encoded_bytes(std::uint64_t count) const {
   return count + (count + kBlock - 1) / kBlock * kCodebookBytes;
 }
 
-void Int8::encode(std::span<const float> values, std::uint64_t first, const Rounding& /*rounding*/,
+void Int8::encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
                   std::span<std::byte> payload) const {
   assert(first % kBlock == 0 && payload.size() == encoded_bytes(values.size()));
-  (void)first;
   while (!values.empty()) {
     const std::size_t count = std::min<std::size_t>(kBlock, values.size());
-    encode_with_codebook(values.first(count), payload.first(kCodebookBytes + count));
+    encode_block(values.first(count), first, rounding, payload.first(kCodebookBytes + count));
+    first += count;
     values = values.subspan(count);
     payload = payload.subspan(kCodebookBytes + count);
   }
@@ -138,16 +151,10 @@ std::uint64_t Int8Block::encoded_bytes(std::uint64_t count) const {
   return count + (count + kBlock - 1) / kBlock * kScaleBytes;
 }
 
-void Int8Block::encode(std::span<const float> values, std::uint64_t first, const Rounding& /*rounding*/,
+void Int8Block::encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
                        std::span<std::byte> payload) const {
   assert(first % kBlock == 0 && payload.size() == encoded_bytes(values.size()));
-  (void)first;
-  while (!values.empty()) {
-    const std::size_t count = std::min<std::size_t>(kBlock, values.size());
-    encode_with_scale(values.first(count), payload.first(kScaleBytes + count));
-    values = values.subspan(count);
-    payload = payload.subspan(kScaleBytes + count);
-  }
+  codec_kernels::encode_int8_block(values, first, rounding, payload.data());
 }
 
 void Int8Block::decode(std::span<const std::byte> payload, std::span<float> out) const {
@@ -165,12 +172,7 @@ void Int8Block::decode(std::span<const std::byte> payload, std::span<float> out)
 Result<void> Int8Block::validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const {
   SKERRY_TRY(check_payload_size(*this, payload, count));
   for (std::uint64_t at = 0; at < count; at += kBlock) {
-    float scale;
-    std::memcpy(&scale, payload.data() + encoded_bytes(at), sizeof scale);
-    if (!std::signbit(scale) && scale <= kLargestScale) continue;
-    return invalid_argument("int8_block payload: the scale of " +
-                            elements_text(first + at, std::min(kBlock, count - at)) + " is " + value_text(scale) +
-                            ", must be in [0, 2.6584559e36]");
+    SKERRY_TRY(check_scale(*this, payload.subspan(encoded_bytes(at)), kLargestScale, first + at, std::min(kBlock, count - at)));
   }
   return {};
 }

@@ -19,7 +19,7 @@ class Int8 final : public Encoding {
   std::uint64_t prefix_bytes() const override { return kCodebookBytes; }
   std::uint64_t part_elements() const override { return 1; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override;
-  ErrorBound error_bound(bool /*stochastic*/) const override { return {0.0, 0.0, 1.0, false}; }
+  ErrorBound error_bound(bool stochastic) const override { return {0x1p-23, 0x1p-149, stochastic ? 2.0 : 1.0, stochastic}; }
   void encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
               std::span<std::byte> payload) const override;
   void decode(std::span<const std::byte> payload, std::span<float> out) const override;
@@ -37,14 +37,13 @@ class Int8Block final : public Encoding {
   std::string_view name() const override { return "int8_block"; }
   std::uint64_t block_elements() const override { return kBlock; }
   std::uint64_t encoded_bytes(std::uint64_t count) const override;
-  ErrorBound error_bound(bool /*stochastic*/) const override { return {0x1p-23, 0x1p-149, 1.0 / 128, false}; }
+  ErrorBound error_bound(bool stochastic) const override {
+    return {0x1p-23, 0x1p-149, stochastic ? 1.0 / 127 : 1.0 / 128, stochastic};
+  }
   void encode(std::span<const float> values, std::uint64_t first, const Rounding& rounding,
               std::span<std::byte> payload) const override;
   void decode(std::span<const std::byte> payload, std::span<float> out) const override;
   Result<void> validate(std::span<const std::byte> payload, std::uint64_t first, std::uint64_t count) const override;
 };
-
-/// INVALID_ARGUMENT with both sizes unless `payload` has the size of `count` elements.
-Result<void> check_payload_size(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t count);
 
 }  // namespace skerry
