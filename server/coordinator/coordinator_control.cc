@@ -88,6 +88,7 @@ void Coordinator::submit(v1::SubmitRunRequest request, std::string who, Done<v1:
   // On the caller's thread: making a plug-in's rule asks its helper, and the core waits for nobody.
   auto made = std::make_shared<Result<RunPlan>>([&]() -> Result<RunPlan> {
     SKERRY_ASSIGN(RunSpec spec, parse_run_spec(request.spec_toml(), strategies::spec_catalogue(options_.rules)));
+    SKERRY_TRY(check_tokenizer(spec, parts_.cargo));
     return RunPlan::from_spec(std::move(spec), options_.rules);
   }());
   core_.post([this, request = std::move(request), who = std::move(who), done = std::move(done), made = std::move(made)]() mutable {
@@ -329,7 +330,10 @@ void Coordinator::list_versions(std::string run, Done<v1::ListVersionsReply> don
     if (!versions.ok()) return done(versions.error());
     v1::ListVersionsReply reply;
     reply.set_run_id(record->run_id);
-    if (const auto spec = parse_resolved_spec(record->spec_json); spec.ok()) reply.set_model_json(spec->model_json);
+    if (const auto spec = parse_resolved_spec(record->spec_json); spec.ok()) {
+      reply.set_model_json(spec->model_json);
+      if (auto tokenizer = tokenizer_blob(*spec, parts_.cargo)) *reply.mutable_tokenizer() = *std::move(tokenizer);
+    }
     std::map<std::string, std::uint64_t> newest;
     for (const VersionRecord& version : *versions) {
       *reply.add_kept() = version_message(version);

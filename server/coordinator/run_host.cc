@@ -114,6 +114,7 @@ v1::RunAnnouncement RunHost::announcement() const {
   message.set_name(record_.name);
   message.set_spec_hash(plan_.spec.hash);
   message.set_spec_json(plan_.spec.canonical_json);
+  if (auto tokenizer = tokenizer_blob(plan_.spec, services_.cargo)) *message.mutable_tokenizer() = *std::move(tokenizer);
   return message;
 }
 
@@ -216,6 +217,7 @@ void RunHost::carried(const std::string& node, std::uint64_t bytes_up, std::uint
 
 std::vector<std::string> RunHost::readable_cargo() const {
   std::vector<std::string> ids;
+  if (plan_.spec.data.tokenizer != "bytes") ids.push_back(plan_.spec.data.tokenizer);
   for (const auto& fragment : versions_)
     for (const auto& [number, record] : fragment) {
       if (!record.whole.content_id.empty()) ids.push_back(record.whole.content_id);

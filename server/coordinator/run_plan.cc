@@ -11,6 +11,7 @@
 #include "common/crypto/content_id.h"
 #include "common/model/fragment_file.h"
 #include "common/model/initialise.h"
+#include "common/model/tokenizer_model.h"
 #include "common/os/files.h"
 #include "common/tensor/safetensors.h"
 #include "strategies/catalogue.h"
@@ -102,6 +103,30 @@ Result<RunPlan> RunPlan::from_spec(RunSpec spec, const strategies::RuleCatalogue
   SKERRY_ASSIGN(plan.outer, strategies::make_outer_optimizer(strategies::outer_part(spec)));
   plan.spec = std::move(spec);
   return plan;
+}
+
+Result<void> check_tokenizer(const RunSpec& spec, const CargoStore& cargo) {
+  const std::string& id = spec.data.tokenizer;
+  if (id == "bytes") return {};
+  if (!cargo.cargo_size(id).ok())
+    return not_found("data.tokenizer: there is no cargo " + id + "; `skerry cargo upload FILE` uploads one");
+  SKERRY_ASSIGN(const std::string bytes, read_file(cargo.cargo_path(id), kMaxTokenizerBytes));
+  auto model = parse_tokenizer_model(bytes);
+  if (!model.ok()) return with_context(std::move(model).error(), "data.tokenizer");
+  const auto vocabulary = nlohmann::json::parse(spec.model_json).value("vocabulary", std::uint64_t{0});
+  if (vocabulary >= model->size()) return {};
+  return invalid_argument("model.vocabulary is " + std::to_string(vocabulary) + ", the tokenizer has " +
+                          std::to_string(model->size()) + " tokens");
+}
+
+std::optional<v1::Blob> tokenizer_blob(const RunSpec& spec, const CargoStore& cargo) {
+  if (spec.data.tokenizer == "bytes") return std::nullopt;
+  const auto size = cargo.cargo_size(spec.data.tokenizer);
+  if (!size.ok()) return std::nullopt;
+  v1::Blob blob;
+  blob.set_content_id(spec.data.tokenizer);
+  blob.set_size(*size);
+  return blob;
 }
 
 Result<std::vector<VersionRecord>> make_initial_versions(const RunPlan& plan, CargoStore& cargo) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "common/model/layout.h"
 #include "server/coordinator/update_check.h"
 #include "server/store/store.h"
+#include "skerry/v1/types.pb.h"
 #include "strategies/aggregation/rule_catalogue.h"
 #include "strategies/outer/outer_optimizer.h"
 
@@ -28,6 +30,13 @@ struct RunPlan {
   /// With the aggregation rule out of `rules`. Errors name what is wrong with the spec.
   static Result<RunPlan> from_spec(RunSpec spec, const strategies::RuleCatalogue& rules = strategies::RuleCatalogue());
 };
+
+/// Whether the tokenizer that a spec names was uploaded, is one, and fits the model's vocabulary. Any thread. NOT_FOUND
+/// (no such cargo) or INVALID_ARGUMENT.
+Result<void> check_tokenizer(const RunSpec& spec, const CargoStore& cargo);
+
+/// The tokenizer's cargo; nothing where the run has none, or it is gone.
+std::optional<v1::Blob> tokenizer_blob(const RunSpec& spec, const CargoStore& cargo);
 
 /// The initial version of every fragment: drawn by the layout's initialisers, or cut out of an uploaded model
 /// (model.initial). Large ones are in cargo when it returns. Takes long for large models; call it on any thread. The

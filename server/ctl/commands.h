@@ -24,9 +24,14 @@ void add_run_commands(CLI::App& app, Context& context);
 void add_member_commands(CLI::App& app, Context& context);
 void add_model_commands(CLI::App& app, Context& context);
 void add_plan_command(CLI::App& app, Context& context);
+void add_cargo_commands(CLI::App& app, Context& context);
 void add_strategy_commands(CLI::App& app, Context& context);
 void add_sdk_commands(CLI::App& app, Context& context);
 void add_doctor_command(CLI::App& app, Context& context);
+
+/// A run spec whose data.tokenizer and model.initial name files (relative to `directory`): these are uploaded, and the
+/// content ids stand in their places, on the same lines. Errors of reading and uploading.
+Result<std::string> upload_named_files(Connection& connection, std::string spec, const std::string& directory);
 
 /// Bash completion of every command and option of `app`.
 std::string bash_completion(const CLI::App& app);

@@ -132,6 +132,40 @@ Result<void> Connection::watch(const std::string& run, const std::function<bool(
   return state_->explain(status);
 }
 
+static Error refusal(const std::string& what, const HttpResponse& response) {
+  const auto answer = nlohmann::json::parse(response.body, nullptr, false);
+  const std::string why = answer.is_object() && answer.contains("error") ? answer["error"].value("message", "")
+                                                                         : response.body.substr(0, 200);
+  return Error{response.status == 404 ? Code::kNotFound : Code::kFailedPrecondition, what + ": " + why};
+}
+
+Result<std::string> Connection::upload(const std::string& path) {
+  SKERRY_ASSIGN(const MappedFile mapped, MappedFile::open(path));
+  const std::string id = content_id(mapped.bytes(), 0);
+  SKERRY_TRY(mapped.check());
+  const std::string url = "https://" + state_->profile.address + "/api/v1/cargo/" + id;
+  const std::string size = "size=" + std::to_string(mapped.size());
+  SKERRY_ASSIGN(const HttpResponse state, state_->http.send({.url = url + "/upload?" + size}));
+  if (state.status != 200) return refusal("the coordinator takes no upload of " + path, state);
+  const auto answer = nlohmann::json::parse(state.body, nullptr, false);
+  if (!answer.is_object() || !answer.contains("missing") || !answer["missing"].is_array())
+    return unavailable("the coordinator's answer about the upload of " + path + " is not understood");
+  for (const auto& range : answer["missing"]) {
+    if (!range.is_array() || range.size() != 2 || !range[0].is_number_unsigned() || !range[1].is_number_unsigned() ||
+        range[1] >= mapped.size() || range[0] > range[1])
+      return unavailable("the coordinator asks for bytes that " + path + " does not have");
+    const auto first = range[0].get<std::uint64_t>();
+    HttpRequest put;
+    put.method = "PUT";
+    put.url = url + "?offset=" + std::to_string(first) + "&" + size;
+    put.headers = {{"Content-Type", "application/octet-stream"}};
+    put.memory = mapped.bytes().subspan(first, range[1].get<std::uint64_t>() - first + 1);
+    SKERRY_ASSIGN(const HttpResponse response, state_->http.send(put));
+    if (response.status / 100 != 2) return refusal("upload of " + path, response);
+  }
+  return id;
+}
+
 Result<void> Connection::download(const v1::Blob& blob, const std::string& path) {
   if (!blob.inline_data().empty()) return write_file_atomic(path, blob.inline_data(), 0644);
   SKERRY_ASSIGN(File file, File::open(path + ".part", OpenMode::kCreateOrEmpty, 0644));
@@ -146,13 +180,7 @@ Result<void> Connection::download(const v1::Blob& blob, const std::string& path)
     return {};
   };
   SKERRY_ASSIGN(const HttpResponse response, state_->http.send(request));
-  if (response.status != 200) {
-    const auto answer = nlohmann::json::parse(response.body, nullptr, false);
-    const std::string why = answer.is_object() && answer.contains("error") ? answer["error"].value("message", "")
-                                                                           : response.body.substr(0, 200);
-    return Error{response.status == 404 ? Code::kNotFound : Code::kFailedPrecondition,
-                 "cargo " + blob.content_id() + ": " + why};
-  }
+  if (response.status != 200) return refusal("cargo " + blob.content_id(), response);
   if (hasher.finish() != blob.content_id())
     return data_loss("cargo " + blob.content_id() + " arrived with other bytes; try again");
   SKERRY_TRY(file.fsync());

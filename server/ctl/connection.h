@@ -37,6 +37,9 @@ class Connection {
   /// Writes the blob's bytes to `path`, checked against its content id.
   Result<void> download(const v1::Blob& blob, const std::string& path);
 
+  /// Uploads a file as cargo, as far as the coordinator does not have it; its content id.
+  Result<std::string> upload(const std::string& path);
+
   /// GET of a path below /; the body.
   Result<std::string> get(const std::string& path);
 

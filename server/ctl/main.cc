@@ -37,6 +37,7 @@ int run(int argc, char** argv) {
   add_model_commands(app, context);
   add_plan_command(app, context);
   add_strategy_commands(app, context);
+  add_cargo_commands(app, context);
   add_sdk_commands(app, context);
   add_doctor_command(app, context);
   app.add_subcommand("completion", "Print bash completion")->callback([&] {

@@ -113,6 +113,7 @@ Result<void> watch(const Context& context, const std::string& run) {
 Result<void> submit(const Context& context, const std::string& path, bool dry_run, bool then_watch) {
   SKERRY_ASSIGN(std::string spec, read_file(path, kMaxSpecBytes));
   SKERRY_ASSIGN(Connection connection, context.connect());
+  SKERRY_ASSIGN(spec, upload_named_files(connection, std::move(spec), parent_directory(path)));
   v1::SubmitRunRequest request;
   request.set_spec_toml(std::move(spec));
   request.set_dry_run(dry_run);

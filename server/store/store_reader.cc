@@ -328,6 +328,15 @@ Result<LiveFiles> StoreReader::live_files() {
       if (!row.text_view(2).empty()) live.states.insert(row.text(2));
     }
   }
+  {
+    SKERRY_ASSIGN(auto row, database_.query("SELECT DISTINCT json_extract(spec_json, '$.data.tokenizer') FROM runs WHERE "
+                                            "json_valid(spec_json) AND json_extract(spec_json, '$.data.tokenizer') <> 'bytes'"));
+    for (;;) {
+      SKERRY_ASSIGN(bool more, row.next());
+      if (!more) break;
+      live.cargo.insert(row.text(0));
+    }
+  }
   SKERRY_ASSIGN(auto row, database_.query("SELECT task_id FROM tasks WHERE state = 2"));
   for (;;) {
     SKERRY_ASSIGN(bool more, row.next());
