@@ -24,8 +24,8 @@ Result<IslandAddress> parse_island_address(std::string_view text);
 
 enum class FrameKind : std::uint8_t {
   kHello = 1,  ///< worker: who it is
-  kOpen,       ///< leader: the run; worker: it is ready for tensors
-  kReady,
+  kOpen,       ///< leader: the run, and where the group meets
+  kReady,      ///< worker: it is about to meet the others; again: it has met them
   kState,  ///< leader: everything that a step needs follows as tensors
   kStep,   ///< leader: rows of a batch and the learning rate
   kLoss,   ///< worker: of its rows; its gradient follows as a tensor

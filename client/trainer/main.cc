@@ -7,11 +7,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "client/trainer/island.h"
 #include "client/trainer/line_channel.h"
 #include "client/trainer/offline.h"
 #include "client/trainer/session.h"
@@ -24,6 +26,14 @@ constexpr const char* kHelp = R"(skerry-trainer trains, evaluates and generates 
   skerry-trainer
       Speaks the trainer protocol, one JSON object a line, on stdin and stdout (docs/trainer-protocol.md).
       skerry-client starts it; nobody needs to.
+
+  skerry-trainer --island-size N [--island-local K] [--island-address IP:PORT]
+      The same as the leader of an island: N processes that train as one node (docs/data-holders.md). It starts the K - 1
+      workers of its own machine; those of other machines come to the address. skerry-client says so by the policy.
+
+  skerry-trainer --island-rank R --island-size N --island-address IP:PORT
+      A worker of that island on another machine, of rank 1 to N - 1: it waits for the leader, follows it, and ends with it.
+      Start it again then: your service manager does.
 
   skerry-trainer generate --model-dir DIR [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed S] [--threads N]
       Continues a prompt with a text model. DIR holds model.json (the run's model section) and one FRAGMENT.safetensors for
@@ -65,7 +75,7 @@ void leave_when_abandoned() {
   }).detach();
 }
 
-int serve() {
+int serve(const skerry::trainer::IslandOptions& options) {
   std::signal(SIGPIPE, SIG_IGN);
   // Whatever a library prints to stdout must not get between the lines: it goes to stderr.
   const int output = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
@@ -75,7 +85,21 @@ int serve() {
   }
   leave_when_abandoned();
   skerry::trainer::LineChannel channel(STDIN_FILENO, output);
-  const int status = skerry::trainer::Session(channel).run();
+  std::unique_ptr<skerry::trainer::Island> island;
+  if (options.size > 1) {
+    auto made = skerry::trainer::Island::make(options);
+    if (!made.ok()) {
+      channel.send(skerry::trainer::error_line("", made.error(), true));
+      return 1;
+    }
+    island = *std::move(made);
+  }
+  int status = 0;
+  {
+    skerry::trainer::Session session(channel, island.get());
+    status = session.run();
+  }
+  island.reset();  // its workers end
   // No destructors of LibTorch's pools: everything is written.
   ::_exit(status);
 }
@@ -84,9 +108,16 @@ int serve() {
 
 int main(int argc, char** argv) {
   const std::vector<std::string_view> arguments(argv + 1, argv + argc);
-  if (arguments.empty()) {
+  if (arguments.empty() || arguments[0].starts_with("--island-")) {
+    const auto island = skerry::trainer::parse_island_arguments({arguments.begin(), arguments.end()});
+    if (!island.ok()) {
+      std::fprintf(stderr, "skerry-trainer: %s\n", island.error().message.c_str());
+      return 2;
+    }
     make_threads_passive(argv);
-    return serve();
+    if (!island->rank) return serve(island->options);
+    leave_when_abandoned();
+    ::_exit(skerry::trainer::follow_island(island->options, *island->rank));
   }
   if (arguments[0] == "--help" || arguments[0] == "-h") {
     std::fputs(kHelp, stdout);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/trainer/blas.h"
+#include "client/trainer/island.h"
 #include "client/trainer/sampling.h"
 #include "common/model/initialise.h"
 #include "common/os/files.h"
@@ -124,6 +125,7 @@ Result<void> Session::handle_open(OpenRequest request) {
                 TrainerState::make(*open->engine, open->layout, open->training, open->request.seed));
   open->state = std::move(state);
   open_ = std::move(open);
+  if (island_ != nullptr) island_->open(open_->request, open_->data->shape());
 
   // The checkpoint in a task's middle is newer than the one at the latest task's end, and counts only for that task.
   std::uint64_t resumed = 0;

@@ -21,6 +21,8 @@
 
 namespace skerry::trainer {
 
+class Island;
+
 /// Opens the data of an `open` line's data section; see DataSet::open.
 using OpenData = std::function<Result<std::unique_ptr<DataSet>>(const std::string& section, std::uint64_t context)>;
 
@@ -38,6 +40,9 @@ class Session {
   /// `channel` must outlive the session.
   explicit Session(LineChannel& channel, OpenData open_data = DataSet::open, TakeFragment take_fragment = {})
       : channel_(channel), open_data_(std::move(open_data)), take_fragment_(std::move(take_fragment)) {}
+
+  /// The leader of an island, which must outlive the session; null: a trainer alone.
+  Session(LineChannel& channel, Island* island) : Session(channel) { island_ = island; }
 
   /// Says hello, answers until the input ends, `close` comes or a fatal error was sent. The process's exit status: 0,
   /// or 1 after a fatal error. Between two steps of a task it looks for `cancel`, `merge` and `checkpoint`.
@@ -130,6 +135,7 @@ class Session {
   LineChannel& channel_;
   OpenData open_data_;
   TakeFragment take_fragment_;
+  Island* island_ = nullptr;
   std::unique_ptr<Open> open_;
   Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
   /// Merged fragments that wait for their step, by fragment and exchange.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "client/trainer/example_order.h"
+#include "client/trainer/island.h"
 #include "client/trainer/session.h"
 #include "common/os/files.h"
 
@@ -112,6 +113,7 @@ Result<void> Session::check_follows(const TrainRequest& request) const {
   training.progress.key = key;
   training.progress.merged.assign(request.merge.size(), false);
   Result<void> result = begin(training, begun);
+  if (island_ != nullptr) island_->changed();
   if (result.ok()) {
     training_ = &training;
     result = train(training);
@@ -198,7 +200,10 @@ Result<void> Session::one_step(Training& training) {
   TaskProgress& progress = training.progress;
   const std::uint64_t left = training.examples - progress.outcome.examples;
   SKERRY_TRY(fill_batch(training, std::min(open_->training.batch, left)));
-  SKERRY_ASSIGN(const double loss, open_->engine->compute_gradient(training.batch));
+  const double rate = learning_rate_at(open_->training.schedule, training.request.first_step + progress.step);
+  SKERRY_ASSIGN(const double loss,
+                island_ == nullptr ? open_->engine->compute_gradient(training.batch)
+                                   : island_->compute_gradient(*open_->engine, *open_->state, training.batch, rate));
   if (!std::isfinite(loss)) {
     return Error(failed_precondition("the loss is not finite at step " + std::to_string(progress.step + 1) +
                                      "; lower the learning rate or set training.clip_norm"));
@@ -269,6 +274,7 @@ Result<void> Session::apply_merge(Training& training, std::size_t entry) {
   arrived_.erase(found);
   SKERRY_TRY(open_->state->merge_fragment(plan, merge));
   training.progress.merged[entry] = true;
+  if (island_ != nullptr) island_->changed();
   channel_.send(merged_line(training.request.task, merge, training.progress.step));
   return {};
 }

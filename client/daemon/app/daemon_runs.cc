@@ -106,6 +106,8 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
   plan.bubblewrap = policy_.sandbox == Policy::Sandbox::kBubblewrap;
   plan.command = policy_.trainer.empty() ? std::vector{options_.program_directory + "/skerry-trainer"} : policy_.trainer;
   plan.read_only = policy_.read_only;
+  for (std::string& word : policy_.island_arguments()) plan.command.push_back(std::move(word));
+  plan.network = policy_.island_workers > 1 && !policy_.island_address.empty();
   // A trainer outside /usr brings its own directory; a script named as an argument brings its own.
   for (const auto& word : plan.command)
     if (word.starts_with('/') && !word.starts_with("/usr/") && path_exists(word)) plan.read_only.push_back(parent_directory(word));

@@ -1,7 +1,9 @@
 #include "client/daemon/policy/policy.h"
 
+#include <arpa/inet.h>
 #include <toml++/toml.h>
 
+#include <charconv>
 #include <cmath>
 #include <initializer_list>
 
@@ -104,10 +106,42 @@ class Section {
   std::optional<Error> error_;
 };
 
+/// IP:PORT in digits, IPv6 in brackets: a sandboxed trainer has no name service.
+bool is_socket_address(const std::string& text) {
+  const auto colon = text.rfind(':');
+  if (colon == std::string::npos) return false;
+  std::uint16_t port = 0;
+  const char* const last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data() + colon + 1, last, port);
+  if (error != std::errc() || end != last || port == 0) return false;
+  const std::string host = text.substr(0, colon);
+  unsigned char bytes[sizeof(in6_addr)];
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    return ::inet_pton(AF_INET6, host.substr(1, host.size() - 2).c_str(), bytes) == 1;
+  return ::inet_pton(AF_INET, host.c_str(), bytes) == 1;
+}
+
+Result<void> read_island(const toml::table& table, const std::string& file, Policy& policy) {
+  Section island(table, "island", file);
+  island.only({"workers", "local", "address"});
+  island.whole("workers", policy.island_workers, 1, 1024);
+  island.text("address", policy.island_address);
+  policy.island_local = policy.island_address.empty() ? policy.island_workers : 1;
+  island.whole("local", policy.island_local, 1, policy.island_workers);
+  if (!policy.island_address.empty() && !is_socket_address(policy.island_address))
+    island.fail(*table.get("address"), "island.address is \"" + policy.island_address +
+                                           "\", must be IP:PORT in digits, for example \"10.0.0.1:29400\" or \"[fd00::1]:29400\"");
+  if (policy.island_address.empty() && policy.island_local < policy.island_workers)
+    island.fail(*table.get("local"), "island.local leaves " + std::to_string(policy.island_workers - policy.island_local) +
+                                         " workers to other machines, which need island.address = \"IP:PORT\": it grants the trainer this "
+                                         "machine's network");
+  return island.done();
+}
+
 Result<Policy> read_policy(const toml::table& root, const std::string& file) {
   Policy policy;
   Section top(root, "", file);
-  top.only({"coordinators", "hours", "allow", "data", "limits", "privacy", "trainer"});
+  top.only({"coordinators", "hours", "allow", "data", "limits", "privacy", "trainer", "island"});
   top.texts("coordinators", policy.coordinators);
   std::vector<std::string> hours;
   top.texts("hours", hours);
@@ -188,6 +222,8 @@ Result<Policy> read_policy(const toml::table& root, const std::string& file) {
   trainer.texts("read_only", policy.read_only);
   trainer.texts("devices", policy.devices);
   SKERRY_TRY(trainer.done());
+  SKERRY_ASSIGN(const toml::table* island_table, section("island"));
+  SKERRY_TRY(read_island(*island_table, file, policy));
   if (!policy.trainer.empty() && !policy.trainer.front().starts_with('/'))
     return invalid_argument(file + ": trainer.command starts with \"" + policy.trainer.front() + "\", must be an absolute path");
   for (const auto* paths : {&policy.read_only, &policy.devices})
@@ -197,6 +233,13 @@ Result<Policy> read_policy(const toml::table& root, const std::string& file) {
 }
 
 }  // namespace
+
+std::vector<std::string> Policy::island_arguments() const {
+  if (island_workers == 1) return {};
+  std::vector<std::string> words{"--island-size", std::to_string(island_workers), "--island-local", std::to_string(island_local)};
+  if (!island_address.empty()) words.insert(words.end(), {"--island-address", island_address});
+  return words;
+}
 
 Result<Policy> parse_policy(std::string_view text, const std::string& name) {
   try {
@@ -258,6 +301,12 @@ work_dir = "disk"        # "tmpfs" keeps models in memory
 # command = ["/usr/bin/python3", "/opt/my_trainer.py"]
 # read_only = ["/opt"]   # more that a sandboxed trainer may read
 # devices = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"]
+
+# Several trainer processes that train as this one node: one for each GPU or machine of yours.
+# [island]
+# workers = 4
+# address = "10.0.0.1:29400"  # where workers of other machines come; it gives the trainer this machine's network
+# local = 1                   # of the workers on this machine
 )";
 }
 

@@ -48,6 +48,13 @@ struct Policy {
   std::vector<std::string> read_only;     ///< more paths the sandboxed trainer may read (an interpreter, say)
   std::vector<std::string> devices;       ///< device files it may use, for example /dev/nvidia0
   WorkPlace work_dir = WorkPlace::kDisk;
+
+  std::uint32_t island_workers = 1;       ///< trainer processes that train as this node
+  std::uint32_t island_local = 1;         ///< of them on this machine
+  std::string island_address;             ///< IP:PORT where the others come: grants the trainer this machine's network
+
+  /// What the trainer's command gets besides; empty: it trains alone.
+  std::vector<std::string> island_arguments() const;
 };
 
 /// The policy in a TOML text; `name` stands for the file in messages.

@@ -48,6 +48,7 @@ Result<std::vector<std::string>> sandbox_command(const SandboxPlan& plan) {
     return failed_precondition("bubblewrap is not installed (Debian: apt install bubblewrap), and " + sandbox_advice(plan.policy_path));
   std::vector<std::string> command{*bwrap, "--die-with-parent", "--unshare-all", "--new-session", "--cap-drop", "ALL", "--hostname", "trainer",
                                    "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", "/usr", "/usr"};
+  if (plan.network) command.insert(command.begin() + 3, "--share-net");
   const auto add = [&command](std::initializer_list<std::string> words) { command.insert(command.end(), words); };
   for (const char* directory : {"/bin", "/sbin", "/lib", "/lib32", "/lib64"}) {
     if (is_symlink(directory)) add({"--symlink", std::string("usr") + directory, directory});

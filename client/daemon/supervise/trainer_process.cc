@@ -232,6 +232,7 @@ void TrainerProcess::take_message(const json& message) {
     events_.ready(std::move(examples), count_member(message, "resumed_step"));
   } else if (type == "error") {
     Error error{code_of(text_member(message, "code")), text_member(message, "message"), false};
+    error.retryable = error.code == Code::kUnavailable;  // it lacks something that may come back: a worker of its island
     const auto fatal = message.find("fatal");
     if (!opened_ || (fatal != message.end() && fatal->is_boolean() && fatal->get<bool>())) return give_up(std::move(error));
     events_.error({"", text_member(message, "task"), std::move(error)});

@@ -37,6 +37,7 @@ class TrainerProcess {
   json ask(const json& object);
 
   void kill();
+  pid_t pid() const { return process_->pid(); }
   void close_input() { process_->close_stdin(); }
   std::optional<ExitStatus> wait(std::int64_t timeout_ms) { return process_->wait(timeout_ms); }
 
