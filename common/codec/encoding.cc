@@ -192,6 +192,16 @@ void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std
   }
 }
 
+void add_scaled(const float* residual, double share, std::size_t count, float* values) {
+  for (std::size_t i = 0; i < count; ++i) {
+    values[i] = static_cast<float>(share * static_cast<double>(residual[i]) + static_cast<double>(values[i]));
+  }
+}
+
+void subtract(const float* sent, std::size_t count, float* residual) {
+  for (std::size_t i = 0; i < count; ++i) residual[i] -= sent[i];
+}
+
 std::uint64_t rounding_stream(std::string_view fragment) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   for (const char c : fragment) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;

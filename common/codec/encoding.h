@@ -97,6 +97,11 @@ PartPlace part_place(const Encoding& encoding, std::uint64_t first, std::uint64_
 /// the end, or it is the vector's.
 void decode_at(const Encoding& encoding, std::span<const std::byte> payload, std::uint64_t first, std::span<float> out);
 
+/// Error feedback: values[i] += share · residual[i], in float64 and rounded once to f32 …
+void add_scaled(const float* residual, double share, std::size_t count, float* values);
+/// … and residual[i] −= sent[i], in f32, when `residual` holds what was encoded and `sent` what that decodes to.
+void subtract(const float* sent, std::size_t count, float* residual);
+
 /// The encoding of that name; it lives for ever. INVALID_ARGUMENT listing the known names where there is none.
 Result<const Encoding*> find_encoding(std::string_view name);
 

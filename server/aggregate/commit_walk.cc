@@ -21,7 +21,12 @@ std::span<const std::byte> bytes_of(const T* values, std::size_t count) {
 class CommitWalk {
  public:
   CommitWalk(const ReduceJob& job, CohortWalk& cohort, ReductionPool& pool)
-      : job_(job), cohort_(cohort), pool_(pool), old_state_(cohort.state()), partition_{job.data_offset, job.elements} {}
+      : job_(job),
+        cohort_(cohort),
+        pool_(pool),
+        old_state_(cohort.state()),
+        partition_{job.data_offset, job.elements},
+        rounding_{job.down_stochastic, job.seed, rounding_stream(job.fragment)} {}
 
   Result<ReduceOutcome> run();
 
@@ -82,6 +87,7 @@ class CommitWalk {
   const ExchangeState& old_state_;
   const ChunkPartition partition_;
   const Encoding* down_ = nullptr;        // nullptr: f32, the change is adopted as it is
+  const Rounding rounding_;               // of the step
   std::uint64_t granularity_ = 1;         // of all encodings, up and down
   std::size_t block_elements_ = 0;        // a multiple of it, and of the cohort's blocks or the same
   Output fragment_;
@@ -216,8 +222,9 @@ Result<void> CommitWalk::run_chunk(std::uint64_t chunk, Slot& slot) {
 
 // In blocks of the cohort's size: those that hold whole blocks of the step's encoding may be larger.
 Result<double> CommitWalk::outer_gradient(const Range& range, Slot& slot) const {
+  const auto rule_end = static_cast<std::ptrdiff_t>(old_state_.residual().value_or(vectors()));
   std::vector<float*> rule_state(slot.state_pointers.begin() + static_cast<std::ptrdiff_t>(old_state_.first_of_rule()),
-                                 slot.state_pointers.end());
+                                 slot.state_pointers.begin() + rule_end);
   double squares = 0;
   for (std::size_t done = 0; done < range.count;) {
     const std::uint64_t first = range.first + done;
@@ -295,14 +302,19 @@ std::vector<LayerNorms> CommitWalk::layer_norms() const {
   return norms;
 }
 
-// Encodes the change, writes the encoding's blocks that begin in the chunk, and puts what they decode to in its place.
+// Encodes the change, and what earlier steps lost with it; writes the encoding's blocks that begin in the chunk, and puts what
+// they decode to in its place.
 Result<void> CommitWalk::take_change(const Range& range, Slot& slot) {
   float* change = slot.change.as<float>();
+  float* residual = old_state_.residual() ? slot.state_pointers[*old_state_.residual()] : nullptr;
+  if (residual != nullptr) add_scaled(residual, job_.down_feedback, range.count, change);
   if (!std::isfinite(sum_of_squares(change, range.count))) return overflow(range, change, "the outer step");
   if (down_ == nullptr) return {};
   const std::span<std::byte> payload(slot.payload.as<std::byte>(), down_->encoded_bytes(range.count));
-  down_->encode({change, range.count}, range.first, {.stochastic = false, .seed = job_.seed}, payload);
+  down_->encode({change, range.count}, range.first, rounding_, payload);
+  if (residual != nullptr) std::copy(change, change + range.count, residual);
   down_->decode(payload, {change, range.count});
+  if (residual != nullptr) subtract(change, range.count, residual);
   const std::uint64_t whole = down_->block_elements();
   const auto first_block_at = [&](std::uint64_t element) {
     return std::min(job_.elements, (element + whole - 1) / whole * whole);
@@ -315,11 +327,13 @@ Result<void> CommitWalk::take_change(const Range& range, Slot& slot) {
   return step_.write(payload.subspan(skipped, down_->encoded_bytes(end) - offset), offset);
 }
 
-// The optimizer's vectors, to be updated in place; the rule has written its new ones. What was stored is summed up.
+// The optimizer's vectors and the residual, to be updated in place; the rule has written its new ones. What was stored is
+// summed up.
 void CommitWalk::load_state(const Range& range, Slot& slot, std::vector<StateChecksum>& checksums) const {
   for (std::size_t v = 0; v < vectors(); ++v) {
     const float* values = old_state_.values(v, range.first, range.count, slot.old_state.as<float>());
-    if (v < old_state_.first_of_rule()) std::copy(values, values + range.count, slot.state_pointers[v]);
+    const bool of_rule = v >= old_state_.first_of_rule() && v != old_state_.residual();
+    if (!of_rule) std::copy(values, values + range.count, slot.state_pointers[v]);
     if (!old_state_.stored(v)) continue;
     checksums[v].update(bytes_of(values + (range.own_first - range.first), range.own_end - range.own_first));
   }

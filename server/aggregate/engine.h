@@ -52,7 +52,7 @@ struct UpdateInput {
 /// Give paths for anything but small models. The caller renames them to their final names and syncs the directory.
 struct OutputPaths {
   std::string fragment;
-  std::string state;  ///< written only if the outer optimizer or the rule has state
+  std::string state;  ///< written only if the outer optimizer or the rule has state, or with down_feedback
   std::string step;   ///< written only if `down` is not "f32"
   bool durable = true;  ///< fsync each file once
 };
@@ -71,6 +71,8 @@ struct ReduceJob {
   const strategies::Rule* rule = nullptr;
   const strategies::OuterOptimizer* outer = nullptr;
   std::string down = "f32";                         ///< encoding of the step
+  bool down_stochastic = false;                     ///< it rounds at random, from `seed` and the fragment's name
+  double down_feedback = 0;                         ///< β: so much of what earlier steps lost goes into this one; 0: nothing
   std::uint64_t seed = 0;                           ///< of this exchange: for the rule and encodings that round at random
   bool measure_updates = false;                     ///< also fill update_norms and cosines (one more walk; see measure)
   std::vector<strategies::TensorRange> layers;      ///< whose norms are told, from layers_of(); empty: none

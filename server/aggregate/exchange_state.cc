@@ -7,6 +7,7 @@ namespace skerry::server {
 namespace {
 
 constexpr char kOfRule[] = "rule.";
+constexpr char kResidual[] = "down.residual";
 
 }  // namespace
 
@@ -22,6 +23,10 @@ Result<ExchangeState> ExchangeState::open(const ReduceJob& job) {
   }
   state.first_of_rule_ = header.vectors.size();
   for (const std::string& vector : job.rule->state_vectors) header.vectors.push_back(kOfRule + vector);
+  if (job.outer != nullptr && job.down_feedback > 0 && job.down != "f32") {
+    state.residual_ = header.vectors.size();
+    header.vectors.emplace_back(kResidual);
+  }
   state.stored_.resize(header.vectors.size());
   if (header.vectors.empty() || (job.state.path.empty() && job.state.bytes.empty())) return state;
 
@@ -38,7 +43,7 @@ Result<ExchangeState> ExchangeState::open(const ReduceJob& job) {
 
 Result<void> ExchangeState::take(const OuterStateHeader& old, const ReduceJob& job, const std::string& name) {
   std::vector<std::string> of_optimizer = old.vectors;
-  std::erase_if(of_optimizer, [](const std::string& vector) { return vector.rfind(kOfRule, 0) == 0; });
+  std::erase_if(of_optimizer, [](const std::string& vector) { return vector.rfind(kOfRule, 0) == 0 || vector == kResidual; });
   if (job.outer != nullptr && (old.optimizer != job.outer->name || of_optimizer != job.outer->state_vectors)) {
     return {Error{Code::kFailedPrecondition,
                   "outer optimizer's state " + name + " is of " + old.optimizer + ", this run uses " + job.outer->name +
@@ -60,6 +65,7 @@ Result<void> ExchangeState::take(const OuterStateHeader& old, const ReduceJob& j
 
 std::string ExchangeState::vector_name(std::size_t vector) const {
   const std::string& name = header_.vectors[vector];
+  if (vector == residual_) return "what the steps' encoding lost";
   return vector < first_of_rule_ ? "the outer optimizer's " + name
                                  : "the aggregation rule's " + name.substr(sizeof kOfRule - 1);
 }

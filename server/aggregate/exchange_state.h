@@ -1,4 +1,5 @@
-// The state that an exchange starts from: the outer optimizer's vectors and the rule's, zeros where there are none yet.
+// The state that an exchange starts from: the outer optimizer's vectors, the rule's and the residual of the steps' encoding,
+// zeros where there are none yet.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,7 @@
 
 namespace skerry::server {
 
-/// Vectors are counted as the new state has them: the optimizer's first, then the rule's.
+/// Vectors are counted as the new state has them: the optimizer's first, then the rule's, then the residual.
 class ExchangeState {
  public:
   /// Errors as AggregationEngine::reduce says. `job.outer` may be null: then the rule's vectors are all there is, of a state
@@ -26,6 +27,8 @@ class ExchangeState {
   std::size_t vectors() const { return header_.vectors.size(); }
   /// The rule's vectors begin here.
   std::size_t first_of_rule() const { return first_of_rule_; }
+  /// Where the job has down_feedback: what earlier steps lost.
+  std::optional<std::size_t> residual() const { return residual_; }
   /// "the outer optimizer's velocity"
   std::string vector_name(std::size_t vector) const;
 
@@ -46,6 +49,7 @@ class ExchangeState {
 
   OuterStateHeader header_;
   std::size_t first_of_rule_ = 0;
+  std::optional<std::size_t> residual_;
   std::optional<Source> source_;                     // empty: there was no state
   OuterStateHeader old_header_;
   std::vector<std::optional<std::size_t>> stored_;   // where source_ has each vector

@@ -182,6 +182,8 @@ Result<ReductionWork> plan_reduction(const Reduce& command, const RunPlan& plan,
     job.rule = &plan.rule;
     job.outer = &plan.outer;
     job.down = plan.spec.exchange.down;
+    job.down_stochastic = plan.spec.exchange.down_stochastic;
+    job.down_feedback = plan.spec.exchange.down_feedback;
     job.seed = strategies::task_seed(plan.spec.seed, fragment.shape.name, command.exchange);
     for (const ReduceInput& input : command.inputs) {
       const auto update = accepted.find(input.task);

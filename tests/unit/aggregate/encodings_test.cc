@@ -31,9 +31,9 @@ std::vector<float> decoded(std::string_view name, std::string_view payload, std:
 // The update of each encoding in turn, or what it decodes to.
 World world_of(std::size_t count, std::size_t updates, bool as_f32) {
   World world(some_values(count, 1));
-  const std::string_view names[] = {"int8", "int8_block", "f32", "int8", "int8_block", "bf16"};
+  const std::string_view names[] = {"int8", "int8_block", "f32", "int8", "int8_block", "bf16", "e3m0", "topk2", "sign", "int4", "f16"};
   for (std::size_t k = 0; k < updates; ++k) {
-    const std::string_view name = names[k % 6];
+    const std::string_view name = names[k % std::size(names)];
     std::string payload = encoded(name, some_values(count, static_cast<unsigned>(k + 2)));
     const std::string task = "task-" + std::to_string(k);
     if (as_f32) {
@@ -70,8 +70,8 @@ std::string fragment_of(const ReduceJob& job, unsigned threads = 2) {
 
 TEST_CASE("updates of any encoding give the bytes that what they decode to gives, under every kind of rule and target") {
   const std::size_t count = 1'150'001;  // several blocks of int8 and two chunks
-  World encoded_world = world_of(count, 7, false);
-  World plain_world = world_of(count, 7, true);
+  World encoded_world = world_of(count, 11, false);
+  World plain_world = world_of(count, 11, true);
   for (World* world : {&encoded_world, &plain_world}) {
     world->tensors = {{"a", 0, 300}, {"b", 300, 70'001}, {"c", 70'301, count - 70'301}};
   }
@@ -109,7 +109,7 @@ TEST_CASE("norms and cosines of encoded updates are those of what they decode to
 
 TEST_CASE("a step of any encoding is what everybody adds, with any number of threads, whatever the rule's blocks") {
   const std::size_t count = 1'150'001;
-  for (const std::string_view down : {"int8", "int8_block"}) {
+  for (const std::string_view down : {"int8", "int8_block", "e3m0", "topk2"}) {
     World world(some_values(count, 1), strategies::nesterov());
     world.down = down;
     for (unsigned k = 0; k < 40; ++k) {  // blocks of a rule side by side are smaller than those of int8
@@ -128,6 +128,59 @@ TEST_CASE("a step of any encoding is what everybody adds, with any number of thr
       CHECK((*find_encoding(down))->validate(as_bytes_of(outcome->step.bytes), 0, count).ok());
       CHECK((fragment_of(world.job(), 1) == outcome->fragment.bytes));
     }
+  }
+}
+
+TEST_CASE("what a step's encoding lost goes into the next step, with any number of threads") {
+  const std::size_t count = 1'150'001;
+  for (const std::string_view down : {"topk2", "e3m0", "int8"}) {
+    CAPTURE(std::string(down));
+    const Encoding& encoding = **find_encoding(down);
+    constexpr double kShare = 0.9;
+    World world(some_values(count, 1));  // plain SGD with learning rate 1
+    world.down = down;
+    std::vector<float> model = values_of(world.base);
+    std::vector<float> residual(count);
+    std::string states[2];
+    for (std::uint64_t exchange = 1; exchange <= 3; ++exchange) {
+      const std::vector<float> update = some_values(count, static_cast<unsigned>(exchange + 1));
+      world.payloads.clear();
+      world.update("task-" + std::to_string(exchange), update, 1);
+      const Rounding rounding{exchange == 2, 77, rounding_stream(world.job().fragment)};
+      for (std::size_t i = 0; i < count; ++i)
+        residual[i] = static_cast<float>(kShare * static_cast<double>(residual[i]) - static_cast<double>(update[i]));
+      std::string payload(encoding.encoded_bytes(count), '\0');
+      encoding.encode(residual, 0, rounding, std::as_writable_bytes(std::span(payload)));
+      const std::vector<float> change = decoded(down, payload, count);
+      for (std::size_t i = 0; i < count; ++i) {
+        residual[i] -= change[i];
+        model[i] += change[i];
+      }
+      std::string next;
+      for (const unsigned threads : {1u, 2u}) {
+        AggregationEngine engine({.threads = threads});
+        ReduceJob job = world.job();
+        job.down_feedback = kShare;
+        job.down_stochastic = rounding.stochastic;
+        job.seed = rounding.seed;
+        job.state = Payload::in_memory(states[threads - 1]);
+        auto outcome = engine.reduce(job);
+        if (!outcome.ok()) FAIL(outcome.error().message);
+        CHECK((outcome->step.bytes == payload));
+        CHECK((values_of(outcome->fragment.bytes) == model));
+        states[threads - 1] = std::move(outcome->state.bytes);
+        next = std::move(outcome->fragment.bytes);
+      }
+      CHECK((states[0] == states[1]));
+      world.base = next;
+    }
+    // Without feedback the residual is left out.
+    AggregationEngine engine({.threads = 1});
+    ReduceJob job = world.job();
+    job.state = Payload::in_memory(states[0]);
+    const auto outcome = engine.reduce(job);
+    REQUIRE(outcome.ok());
+    CHECK(outcome->state.size == 0);
   }
 }
 
