@@ -66,11 +66,17 @@ void put_exchange(const Exchange& exchange, Fields& fields) {
   if (exchange.schedule == ExchangeSpec::Schedule::kStaggered) fields["exchange.schedule"] = std::string("staggered");
   put_unless(exchange.up, usual.up, "exchange.up", fields);
   put_unless(exchange.down, usual.down, "exchange.down", fields);
+  put_unless(exchange.overlap, usual.overlap, "exchange.overlap", fields);
+  put_unless(exchange.merge, usual.merge, "exchange.merge", fields);
+  if (!exchange.block) fields["exchange.on_late"] = std::string("on_arrival");
 }
 
 void put_objective(const Objective& objective, Fields& fields) {
   const Objective usual;
   put_unless(objective.optimizer, usual.optimizer, "training.optimizer", fields);
+  put_unless(objective.schedule, usual.schedule, "training.schedule", fields);
+  put_unless(objective.final_fraction, usual.final_fraction, "training.final_fraction", fields);
+  put_unless(objective.clip_norm, usual.clip_norm, "training.clip_norm", fields);
   put_unless(objective.proximal, usual.proximal, "training.proximal", fields);
   put_unless(objective.control_variates, usual.control_variates, "training.control_variates", fields);
   if (!objective.start_loss) return;

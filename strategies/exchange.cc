@@ -9,7 +9,9 @@ Exchange whole_model(WholeModel options) {
   return {.inner_steps = options.inner_steps,
           .epochs = options.epochs,
           .up = std::move(options.up),
-          .down = std::move(options.down)};
+          .down = std::move(options.down),
+          .overlap = options.overlap,
+          .merge = std::move(options.merge)};
 }
 
 std::vector<std::vector<std::uint32_t>> lanes(const ExchangeSpec& spec, std::uint32_t fragments) {

@@ -17,6 +17,9 @@ struct Exchange {
   ExchangeSpec::Schedule schedule = ExchangeSpec::Schedule::kWhole;
   std::string up = "f32";
   std::string down = "f32";
+  std::uint64_t overlap = 0;
+  std::string merge = "lerp";
+  bool block = true;
 };
 
 struct WholeModel {
@@ -24,6 +27,8 @@ struct WholeModel {
   double epochs = 0;
   std::string up = "f32";
   std::string down = "f32";
+  std::uint64_t overlap = 0;
+  std::string merge = "lerp";
 };
 
 /// The whole model in every exchange.

@@ -2,9 +2,9 @@
 //
 // If every update is the true outer gradient G plus independent noise of total variance S, then with shares p_k
 //   E Σ p_k |Δ_k|² = |G|² + S     and     E |Σ p_k Δ_k|² = |G|² + S Σ p_k²,
-// two equations for |G|² and S. S / |G|² is the number of updates whose mean has as much signal as noise: more nodes in an
-// exchange than that gain little. With equal shares it is McCandlish et al.'s estimator (arXiv 1812.06162, appendix A) with
-// B_small = 1 and B_big = K updates, which Photon's server logs.
+// two equations for |G|² and S. S / |G|² is the number of updates whose mean has as much signal as noise: more nodes in
+// an exchange than that gain little. With equal shares it is McCandlish et al.'s estimator (arXiv 1812.06162, appendix
+// A) with B_small = 1 and B_big = K updates, which Photon's server logs.
 #pragma once
 
 #include <cstddef>
@@ -28,11 +28,12 @@ struct NoiseEstimate {
   double noise = 0;   ///< of S
 };
 
-/// From one exchange: `mean_norm` is the norm of the weighted mean. Nothing where fewer than two updates share the weight.
+/// From one exchange: `mean_norm` is the norm of the weighted mean. Nothing where fewer than two updates share the
+/// weight.
 std::optional<NoiseEstimate> estimate_noise(const UpdateSpread& spread, double mean_norm);
 
-/// Signal and noise, each smoothed over exchanges before they are divided, because the ratio of two noisy numbers is biased.
-/// `before` is empty at the first exchange. Photon's β is 0.99.
+/// Signal and noise, each smoothed over exchanges before they are divided, because the ratio of two noisy numbers is
+/// biased. `before` is empty at the first exchange. Photon's β is 0.99.
 NoiseEstimate smooth(const std::optional<NoiseEstimate>& before, const NoiseEstimate& now, double beta = 0.99);
 
 /// S / |G|², in updates. Nothing while the estimate of the signal is not above 0.

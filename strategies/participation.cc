@@ -76,9 +76,9 @@ std::size_t needed_for(const ParticipationSpec& spec, std::size_t invited) {
   return std::max(static_cast<std::size_t>(spec.quorum), rounded_up(spec.minimum_completion, invited));
 }
 
-std::int64_t adaptive_grace_ms(const ParticipationSpec& spec, std::int64_t quorum_ms,
+std::int64_t adaptive_grace_ms(const ParticipationSpec& spec, std::int64_t slack_ms,
                                std::span<const std::optional<std::int64_t>> remaining_ms) {
-  double bound = spec.grace_safety * static_cast<double>(quorum_ms);
+  double bound = spec.grace_safety * static_cast<double>(slack_ms);
   if (spec.grace_s >= 0) bound = std::min(bound, 1000 * spec.grace_s);
   double window = 0;
   for (const auto& remaining : remaining_ms) {

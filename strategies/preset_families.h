@@ -7,6 +7,9 @@
 
 namespace skerry::strategies {
 
+/// Those for language models on islands of compute (language_presets.cc).
+std::vector<Preset> language_presets();
+
 /// Those named after an aggregation rule (rule_presets.cc).
 std::vector<Preset> rule_presets();
 

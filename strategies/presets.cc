@@ -159,63 +159,13 @@ Preset fedyogi() {
       .objective = {.optimizer = "sgd"}};
 }
 
-// DiLoCo: H inner steps on every island, then one outer Nesterov step (Douillard et al., algorithm 1; weights by
-// examples as §6.1 advises for shards that differ).
-Preset diloco() {
-  return {.name = "diloco",
-          .meaning = "H inner steps on every island, then one outer Nesterov step",
-          .source = "arXiv 2311.08105, algorithm 1",
-          .when_to_use = "Language models on a few strong islands joined by slow links.",
-          .participation = everyone(),
-          .exchange = whole_model({.inner_steps = 500}),
-          .aggregation = weighted_mean(Weights::kExamples),
-          .outer = nesterov({.learning_rate = 0.7, .momentum = 0.9}),
-          .evaluation = on_holdouts()};
-}
-
-// Photon (Sani et al.): plain averaging of many cheap islands; its recipe is a small local batch at the large batch's
-// learning rate, stretched over as many steps more. 128 local steps of 32 examples.
-Preset photon() {
-  return {.name = "photon",
-          .meaning = "plain averaging of language models trained in small batches at a high learning rate",
-          .source = "arXiv 2411.02908",
-          .when_to_use =
-              "Language models on many modest islands; give training.learning_rate the peak of a large "
-              "batch and a cosine schedule.",
-          .participation = everyone(),
-          .exchange = whole_model({.inner_steps = 128}),
-          .aggregation = weighted_mean(Weights::kExamples),
-          .outer = sgd({.learning_rate = 1.0}),
-          .evaluation = on_holdouts()};
-}
-
-// Asynchronous Local-SGD (Liu et al., algorithms 3 and 4): every update at once, delayed Nesterov with N = 4 workers
-// and c = 0, work by measured speed (DyLU), updates more than 10 exchanges old dropped, no other discount.
-Preset async_diloco() {
-  return {.name = "async-diloco",
-          .meaning = "DiLoCo without rounds: delayed Nesterov, and work by measured speed",
-          .source = "arXiv 2401.09135, algorithm 3",
-          .when_to_use = "Language models on islands of very different speed; set outer.delay to their number.",
-          .participation = {.mode = ParticipationSpec::Mode::kAsynchronous,
-                            .buffer = 1,
-                            .maximum_staleness = 10,
-                            .staleness_exponent = 0,
-                            .work = ParticipationSpec::Work::kDylu},
-          .exchange = whole_model({.inner_steps = 50}),
-          .aggregation = weighted_mean(Weights::kExamples),
-          .outer = delayed_nesterov({.learning_rate = 0.7, .momentum = 0.9, .delay = 4, .carry = 0}),
-          .evaluation = on_holdouts()};
-}
-
 }  // namespace
 
 std::span<const Preset> presets() {
   static const std::vector<Preset> all = [] {
-    std::vector<Preset> out = {async_diloco(), diloco(),  fault_tolerant_fedavg(),
-                               fedadagrad(),   fedadam(), fedavg(),
-                               fedavgm(),      fedmom(),  fedper(),
-                               fedprox(),      fedyogi(), photon(),
-                               scaffold()};
+    std::vector<Preset> out = {fault_tolerant_fedavg(), fedadagrad(), fedadam(), fedavg(),  fedavgm(),
+                               fedmom(),                fedper(),     fedprox(), fedyogi(), scaffold()};
+    for (auto& preset : language_presets()) out.push_back(std::move(preset));
     for (auto& preset : rule_presets()) out.push_back(std::move(preset));
     std::sort(out.begin(), out.end(), [](const Preset& a, const Preset& b) { return a.name < b.name; });
     return out;

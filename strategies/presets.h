@@ -15,6 +15,9 @@ namespace skerry::strategies {
 /// What trainers are told of how to train.
 struct Objective {
   std::string optimizer = {};     ///< the inner one of the method's paper; empty: training.optimizer's default
+  std::string schedule = "constant";  ///< of the inner learning rate, over the run
+  double final_fraction = 0;          ///< of it, at the schedule's end
+  double clip_norm = 0;               ///< of the gradient; 0: off
   double proximal = 0;            ///< FedProx's μ
   bool control_variates = false;  ///< SCAFFOLD
   bool start_loss = false;        ///< report the loss of the model that a task starts from

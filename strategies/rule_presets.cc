@@ -225,26 +225,11 @@ Preset fedbuff() {
           .objective = {.optimizer = "sgd"}};
 }
 
-// Decoupled DiLoCo: fragments exchanged one after another, each as soon as a quorum and an adaptive grace window allow;
-// updates weigh by tokens × tokens a step; norms and directions are averaged apart.
-Preset decoupled_diloco() {
-  return {.name = "decoupled-diloco",
-          .meaning = "DiLoCo by fragments with a small quorum, adaptive grace and radial-directional averaging",
-          .source = "arXiv 2604.21428",
-          .when_to_use = "Language models on many islands of which some are always slow or away.",
-          .participation = {.quorum = 2, .adaptive_grace = true},
-          .exchange = {.inner_steps = 25, .fragments = 4, .schedule = ExchangeSpec::Schedule::kStaggered},
-          .aggregation = radial_directional({.weighting = {.by = Weights::kTokenRate}}),
-          .outer = nesterov({.learning_rate = 0.7, .momentum = 0.9}),
-          .evaluation = on_holdouts()};
-}
-
 }  // namespace
 
 std::vector<Preset> rule_presets() {
   return {bulyan_preset(),
           centered_clipping_preset(),
-          decoupled_diloco(),
           fedasync(),
           fedbuff(),
           fedmedian(),

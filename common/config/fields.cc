@@ -217,6 +217,16 @@ std::vector<Field> make_fields() {
       text("evaluation.split", words("holdout"), {}, "split that is evaluated"),
       whole("evaluation.minimum", 1.0, 1, 1e6, "fewest reports that make a result"),
       above(number("evaluation.deadline_s", 600.0, 0, kOneWeek, "seconds until an evaluation closes with what is in")),
+      boolean("evaluation.layer_norms", false,
+           "each exchange also tells the norms of outer gradient, outer momentum and model, layer by layer"),
+      whole("evaluation.keep_every", 0.0, 0, 1e9,
+            "every so many-th version stays for good, with the state of the outer optimizer, so that another run can "
+            "start from it; 0: the newest two and the best"),
+
+      text("start.run", words(""), {},
+           "id of the run of this coordinator that this one continues (skerry run submit --resume); empty: none"),
+      whole("start.version", 0.0, 0, 1e9,
+            "the version of every fragment that it continues from; stop.rounds counts the rounds before it too"),
 
       whole("stop.rounds", 10.0, 1, 1e9, "exchanges of each fragment"),
       text("stop.metric", words(""), {}, "evaluated metric that may end the run earlier; empty: none"),

@@ -421,6 +421,28 @@ Result<json> checked(const Field& field, const json& value) {
   return json(static_cast<std::int64_t>(number));
 }
 
+// A run that continues another one: its rounds, seeds and schedule go on where those of the other stood.
+Result<void> check_start(const json& document) {
+  const auto number = [](const json& section, const char* name) { return section.at(name).get<double>(); };
+  const auto& start = document.at("start");
+  const bool named = !start.at("run").get<std::string>().empty();
+  if (!named && number(start, "version") > 0)
+    return invalid_argument("start.version is " + shown(start.at("version")) + ", but start.run names no run");
+  if (!named) return {};
+  if (number(start, "version") >= number(document.at("stop"), "rounds"))
+    return invalid_argument("start.version is " + shown(start.at("version")) + ", must be below stop.rounds (" +
+                            shown(document.at("stop").at("rounds")) + "), which counts the rounds before it too");
+  if (document.at("participation").at("mode") == "asynchronous")
+    return invalid_argument("start.run is " + shown(start.at("run")) +
+                            ", but an asynchronous run has no round that another one could go on from");
+  if (number(document.at("training"), "steps") == 0)
+    return invalid_argument("start.run is " + shown(start.at("run")) +
+                            ", but training.epochs counts: only training.steps say where the schedule stands");
+  if (!document.at("model").at("initial").get<std::string>().empty())
+    return invalid_argument("model.initial and start.run both say where the model comes from: keep one");
+  return {};
+}
+
 Result<void> check_document(const json& document) {
   const auto& participation = document.at("participation");
   const auto& training = document.at("training");
@@ -470,6 +492,7 @@ Result<void> check_document(const json& document) {
       return invalid_argument("stop.metric is " + shown(stop.at("metric")) + ", must be one of limits.metrics " +
                               shown(metrics));
   }
+  SKERRY_TRY(check_start(document));
   if (const auto initial = document.at("model").at("initial").get<std::string>();
       !initial.empty() && !is_content_id(initial))
     return invalid_argument("model.initial is " + shown(initial) +

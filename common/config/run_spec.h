@@ -90,7 +90,15 @@ struct EvaluationSpec {
   std::string split;
   std::uint64_t minimum = 1;  ///< reports
   double deadline_s = 0;
+  bool layer_norms = false;
+  std::uint64_t keep_every = 0;  ///< versions; 0: none besides the newest two and the best
   bool operator==(const EvaluationSpec&) const = default;
+};
+
+struct StartSpec {
+  std::string run;            ///< whose version this run continues from; empty: none
+  std::uint64_t version = 0;  ///< of every fragment: rounds that are over
+  bool operator==(const StartSpec&) const = default;
 };
 
 struct StopSpec {
@@ -135,6 +143,7 @@ struct RunSpec {
   SpecPart aggregation;
   SpecPart outer;
   EvaluationSpec evaluation;
+  StartSpec start;
   StopSpec stop;
   LimitsSpec limits;
 

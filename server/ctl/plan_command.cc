@@ -170,9 +170,9 @@ void print(const RunSpec& spec, const PlanAssumptions& assumed, const RunCost& c
   held.add({"coordinator", bytes_text(cost.coordinator_memory), bytes_text(cost.coordinator_disk)});
   std::printf("%s\n", held.text().c_str());
 
-  std::printf("An exchange every %s: %s of transfer, of which a node waits %s. Compute utilisation %s.\n",
+  std::printf("An exchange every %s: %s of transfer, of which a node waits for %s. Compute utilisation %s.\n",
               human_seconds(cost.exchange_seconds).c_str(), human_seconds(cost.transfer_seconds).c_str(),
-              human_seconds(cost.stall_seconds).c_str(), percent(cost.utilisation).c_str());
+              cost.stall_seconds > 0 ? human_seconds(cost.stall_seconds).c_str() : "none", percent(cost.utilisation).c_str());
   std::printf("The run takes %s.\n", human_seconds(cost.total_seconds).c_str());
 }
 

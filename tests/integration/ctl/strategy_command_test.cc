@@ -1,6 +1,4 @@
 // `skerry strategy`, as an operator without a coordinator sees it.
-#include <cstdio>
-#include <cstdlib>
 #include <string>
 
 #include <catch2/catch.hpp>
@@ -10,32 +8,10 @@
 #include "strategies/catalogue.h"
 #include "strategies/combination.h"
 #include "strategies/presets.h"
+#include "tests/integration/ctl/printed.h"
 
 using namespace skerry;
 using nlohmann::json;
-
-namespace {
-
-struct Printed {
-  int code = 0;
-  std::string text;
-};
-
-Printed skerry_prints(const std::string& arguments) {
-  const char* bin = std::getenv("SKERRY_BIN");
-  REQUIRE(bin != nullptr);
-  std::FILE* pipe = ::popen((std::string(bin) + "/skerry " + arguments + " 2>&1").c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Printed printed;
-  char piece[4096];
-  for (std::size_t count; (count = std::fread(piece, 1, sizeof piece, pipe)) > 0;) printed.text.append(piece, count);
-  printed.code = WEXITSTATUS(::pclose(pipe));
-  return printed;
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-}  // namespace
 
 TEST_CASE("strategy list has a line for every preset") {
   const auto printed = skerry_prints("strategy list");

@@ -388,3 +388,15 @@ TEST_CASE("docs/run-spec.md holds the reference that the table of fields generat
   else if (held != generated)
     FAIL("the reference differs: run this test with SKERRY_WRITE_DOCS=1; it must read:\n" << generated);
 }
+
+TEST_CASE("a run that continues another one says a version below its rounds, and steps that tell its place") {
+  const std::string start = "[start]\nrun = \"r-1\"\nversion = 4\n";
+  const auto spec = parsed(kSmall + start);
+  if (!spec.ok()) FAIL(spec.error().message);
+  CHECK(spec->start == StartSpec{"r-1", 4});
+  CHECK(spec->stop.rounds == 10);
+  CHECK(error_of(kSmall + "[start]\nversion = 4\n") == "run spec line 16: start.version is 4, but start.run names no run");
+  CHECK(error_of(kSmall + start + "[stop]\nrounds = 4\n").find("must be below stop.rounds (4)") != std::string::npos);
+  CHECK(error_of(kSmall + "epochs = 1\n" + start).find("only training.steps say") != std::string::npos);
+  CHECK(error_of(kSmall + start + "[participation]\nmode = \"asynchronous\"\n").find("no round") != std::string::npos);
+}

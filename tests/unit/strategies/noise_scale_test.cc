@@ -23,7 +23,8 @@ TEST_CASE("equal weights give McCandlish's estimator with one update against all
 }
 
 TEST_CASE("updates of known signal and noise give their ratio, whatever the weights are") {
-  // 64 values of signal 0.5 each: |G|² = 16; noise of standard deviation 2 on each value: S = 256; the scale is 16 updates.
+  // 64 values of signal 0.5 each: |G|² = 16; noise of standard deviation 2 on each value: S = 256; the scale is 16
+  // updates.
   constexpr std::size_t kValues = 64, kUpdates = 6, kExchanges = 4000;
   const double weights[kUpdates] = {1, 1, 2, 3, 5, 8};
   const PhiloxStream draws(7, 1);

@@ -87,10 +87,16 @@ TEST_CASE("what a preset leaves out of its fields is what the fields say by them
   CHECK(fallback("exchange.schedule") == FieldValue(std::string("whole")));
   CHECK(fallback("exchange.up") == FieldValue(exchange.up));
   CHECK(fallback("exchange.down") == FieldValue(exchange.down));
+  CHECK(fallback("exchange.overlap") == FieldValue(static_cast<double>(exchange.overlap)));
+  CHECK(fallback("exchange.merge") == FieldValue(exchange.merge));
+  CHECK(fallback("exchange.on_late") == FieldValue(std::string("block")));
   const Evaluation evaluation;
   CHECK(fallback("evaluation.every") == FieldValue(static_cast<double>(evaluation.every)));
   CHECK(fallback("evaluation.split") == FieldValue(evaluation.split));
   const Objective objective;
+  CHECK(fallback("training.schedule") == FieldValue(objective.schedule));
+  CHECK(fallback("training.final_fraction") == FieldValue(objective.final_fraction));
+  CHECK(fallback("training.clip_norm") == FieldValue(objective.clip_norm));
   CHECK(fallback("training.proximal") == FieldValue(objective.proximal));
   CHECK(fallback("training.control_variates") == FieldValue(objective.control_variates));
 }
@@ -121,4 +127,55 @@ TEST_CASE("presets have the settings of their papers") {
   }
   CHECK(preset("scaffold").objective.control_variates);
   CHECK(preset("fault-tolerant-fedavg").participation.minimum_completion == 0.5);
+}
+
+TEST_CASE("presets for language models have the settings of their papers") {
+  const RunSpec streaming = spec_of(minimal_run_spec(preset("streaming-diloco")));
+  CHECK(streaming.exchange.schedule == ExchangeSpec::Schedule::kStaggered);
+  CHECK(streaming.exchange.pattern == "strided");
+  CHECK(streaming.exchange.fragments * streaming.training.steps == 100);  // H
+  CHECK(streaming.exchange.overlap == 1);
+  CHECK(streaming.exchange.merge == "lerp");
+  CHECK(streaming.exchange.alpha == 0.5);
+  CHECK(streaming.exchange.block);
+  CHECK(streaming.exchange.up == "e3m0");
+  CHECK(preset("streaming-diloco").outer == Part{"nesterov", {{"learning_rate", 0.4}, {"momentum", 0.9}}});
+
+  const RunSpec eager = spec_of(minimal_run_spec(preset("eager-diloco")));
+  CHECK(eager.exchange.overlap == eager.training.steps);
+  CHECK(eager.exchange.merge == "eager");
+  CHECK(eager.exchange.alpha == 1);
+
+  const RunSpec decoupled = spec_of(minimal_run_spec(preset("decoupled-diloco")));
+  CHECK(decoupled.participation.mode == ParticipationSpec::Mode::kAsynchronous);
+  CHECK(decoupled.participation.buffer == 2);
+  CHECK(decoupled.exchange.merge == "replace");
+  CHECK_FALSE(decoupled.exchange.block);
+  CHECK(decoupled.aggregation.name == "radial_directional");
+  CHECK(decoupled.aggregation.parameters.at("weights") == Value(std::string("token_rate")));
+
+  const RunSpec prime = spec_of(minimal_run_spec(preset("prime")));
+  CHECK(prime.exchange.up == "int8");
+  CHECK(prime.exchange.down == "int8");
+  CHECK(prime.training.steps == 100);
+  CHECK(preset("prime").outer == preset("diloco").outer);
+
+  const RunSpec sparse = spec_of(minimal_run_spec(preset("sparseloco")));
+  CHECK(sparse.exchange.up == "topk2");
+  CHECK(sparse.exchange.up_feedback == 0.95);
+  CHECK(sparse.outer.name == "sgd");
+  CHECK(sparse.training.steps == 30);
+}
+
+TEST_CASE("Photon's presets share its recipe and differ in the server's optimizer") {
+  for (const char* name : {"photon", "photon-nesterov", "photon-fedmom"}) {
+    const RunSpec spec = spec_of(minimal_run_spec(preset(name)));
+    CHECK(spec.training.steps == 128);
+    CHECK(spec.training.batch == 32);
+    for (const char* part : {"\"schedule\":\"cosine\"", "\"final_fraction\":0.1", "\"clip_norm\":1,"})
+      CHECK(spec.training_json.find(part) != std::string::npos);
+  }
+  CHECK(preset("photon").outer == Part{"sgd", {{"learning_rate", 1.0}}});
+  CHECK(preset("photon-nesterov").outer == Part{"nesterov", {{"learning_rate", 0.7}, {"momentum", 0.7}}});
+  CHECK(std::get<std::string>(preset("photon-fedmom").outer.parameters.at("form")) == "fedmom");
 }
