@@ -8,6 +8,12 @@ namespace skerry::server {
 
 using TimerKind = RunMachine::State::TimerKey::Kind;
 
+/// In overlapped runs nodes evaluate between two tasks, when there may be a newer version already: the evaluation under
+/// way is not given up for it.
+void RunMachine::State::open_due_evaluation(Instant now) {
+  if (evaluation_due && !(overlapped() && evaluation)) open_evaluation(false, now);
+}
+
 /// Every holder that is here measures the current versions on its own split. One evaluation is open at a time.
 void RunMachine::State::open_evaluation(bool is_final, Instant now) {
   if (evaluation) close_evaluation(now);
@@ -61,7 +67,7 @@ void RunMachine::State::check_evaluation(Instant now) {
 
 void RunMachine::State::close_evaluation(Instant now) {
   const std::set<Serial> late = evaluation->outstanding;
-  for (const auto serial : late) end_task(serial, "the evaluation was closed without this report", true);
+  for (const auto serial : late) end_task(serial, "the evaluation was closed without this report", true, now);
   clear_timer({TimerKind::kEvaluation, 0, {}});
   Evaluation closed = std::move(*evaluation);
   for (const auto& [name, report] : closed.reports) changed_reports.insert(name);
@@ -101,7 +107,7 @@ void RunMachine::State::end_run(const std::string& how, const std::string& reaso
   std::vector<Serial> outstanding;
   for (const auto& [serial, task] : tasks)
     if (!task.accepted) outstanding.push_back(serial);
-  for (const auto serial : outstanding) end_task(serial, "the run has ended: " + reason, true);
+  for (const auto serial : outstanding) end_task(serial, "the run has ended: " + reason, true, now);
   std::vector<std::uint64_t> open;
   for (const auto& [number, exchange] : exchanges)
     if (!exchange.reducing) open.push_back(number);
@@ -125,10 +131,11 @@ void RunMachine::State::discard_exchange(std::uint64_t number, const std::string
   }
   for (const auto kind : {TimerKind::kDeadline, TimerKind::kGrace, TimerKind::kRescue, TimerKind::kReduce})
     clear_timer({kind, number, {}});
-  auto& of_lane = exchange.reducing ? lane_reducing : lane_collecting;
-  of_lane[exchange.lane] = 0;
+  const std::uint32_t lane = exchange.lane;
+  if (exchange.reducing) lane_reducing[lane] = 0;
   touch(exchange);
   exchanges.erase(number);
+  lane_collecting[lane] = first_collecting(lane);
 }
 
 void RunMachine::State::finish_if_ending(Instant) {

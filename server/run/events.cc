@@ -84,8 +84,7 @@ void RunMachine::State::on(const NodeJoined& event, Instant now) {
     clear_timer({TimerKind::kRetry, 0, node.name});
     node.resting = node.benched = false;
     node.failures = node.attempts = 0;
-    for (const auto serial : {node.evaluate_task, node.train_task}) {
-      if (serial == 0) continue;
+    for (const auto serial : outstanding_of(node)) {
       Task& task = tasks.at(serial);
       set_awaited(task, true);
       assign_again(task, now);
@@ -97,11 +96,19 @@ void RunMachine::State::on(const NodeJoined& event, Instant now) {
   offer_work(node, now);
 }
 
-/// Synchronous: a node that gave up in the open exchange may try again, since something about it has changed.
+/// Synchronous: a node that gave up in an open exchange may try again, since something about it has changed.
 void RunMachine::State::forgive(Node& node) {
-  if (asynchronous() || exchanges.empty()) return;
-  Exchange& exchange = exchanges.begin()->second;
-  if (exchange.failed.erase(node.name) != 0) node.worked = exchange.number - 1;
+  if (asynchronous()) return;
+  for (auto& [number, exchange] : exchanges)
+    if (exchange.failed.erase(node.name) != 0) exchange.done.erase(node.name);
+}
+
+/// The evaluation first, then the train tasks in the order in which they were given.
+std::vector<RunMachine::State::Serial> RunMachine::State::outstanding_of(const Node& node) {
+  std::vector<Serial> serials;
+  if (node.evaluate_task != 0) serials.push_back(node.evaluate_task);
+  serials.insert(serials.end(), node.train_tasks.begin(), node.train_tasks.end());
+  return serials;
 }
 
 void RunMachine::State::on(const NodeLeft& event, Instant now) {
@@ -121,24 +128,34 @@ void RunMachine::State::mark_away(Node& node, Instant now, bool for_good) {
   std::fill(node.last_read.begin(), node.last_read.end(), std::nullopt);
   update_idle(node);
   clear_timer({TimerKind::kRetry, 0, node.name});
-  if (node.train_task == 0 && node.evaluate_task == 0) return;
+  if (for_good) node.last_task.clear();
+  const std::vector<Serial> outstanding = outstanding_of(node);
+  if (outstanding.empty()) return;
   if (!for_good)
     return set_timer({TimerKind::kReconnect, 0, node.name}, now + ms(setup.spec.participation.reconnect_s));
 
   clear_timer({TimerKind::kReconnect, 0, node.name});
-  const std::uint64_t exchange = node.train_task != 0 ? tasks.at(node.train_task).exchange : 0;
-  for (const auto serial : {node.evaluate_task, node.train_task})
-    if (serial != 0) end_task(serial, "its node left the run", false);
+  const std::vector<std::uint64_t> lost = exchanges_of(node);
+  for (const auto serial : outstanding) end_task(serial, "its node left the run", false, now);
   check_evaluation(now);
-  if (!asynchronous() && exchange != 0) lose_member(exchange, now);
+  lose_member(lost, now);
 }
 
-/// Synchronous: one who worked for the exchange is not awaited any more.
-void RunMachine::State::lose_member(std::uint64_t exchange, Instant now) {
-  // A drawn cohort gets another member; where everyone works already, nobody is left to ask.
-  if (const auto open = exchanges.find(exchange); open != exchanges.end() && open->second.target != SIZE_MAX)
-    fill(open->second, now);
-  check_complete(exchange, now);
+std::vector<std::uint64_t> RunMachine::State::exchanges_of(const Node& node) const {
+  std::vector<std::uint64_t> numbers;
+  for (const auto serial : node.train_tasks) numbers.push_back(tasks.at(serial).exchange);
+  return numbers;
+}
+
+/// Synchronous: one who worked for these exchanges is not awaited any more.
+void RunMachine::State::lose_member(const std::vector<std::uint64_t>& numbers, Instant now) {
+  if (asynchronous()) return;
+  for (const auto number : numbers) {
+    // A drawn cohort gets another member; where everyone works already, nobody is left to ask.
+    if (const auto open = exchanges.find(number); open != exchanges.end() && open->second.target != SIZE_MAX)
+      fill(open->second, now);
+    check_complete(number, now);
+  }
 }
 
 void RunMachine::State::on(const NodePaused& event, Instant now) {
@@ -199,7 +216,9 @@ void RunMachine::State::on(const UpdateInvalid& event, Instant now) {
   ++node.discarded;
   touch(node);
   emit(Discard{event.task, event.node, event.reason});
-  give_up(task->serial, event.reason, false, now);
+  const Serial serial = task->serial;
+  give_up(serial, event.reason, false, now);
+  if (asynchronous()) deliver_planned(node, serial);
 }
 
 void RunMachine::State::on(const TaskFailed& event, Instant now) {
@@ -210,9 +229,11 @@ void RunMachine::State::on(const TaskFailed& event, Instant now) {
       event.error.message.empty() ? std::string(code_name(event.error.code)) : event.error.message;
   if (found->second.kind == TaskKind::kEvaluate) {
     nodes.at(event.node).last_failure = reason;
-    end_task(*serial, "the node gave up: " + reason, false);
+    end_task(*serial, "the node gave up: " + reason, false, now);
     return check_evaluation(now);
   }
+  if (event.error.code == Code::kNotFound && !found->second.after.empty()) return line_lost(*serial, reason, now);
+  break_line(nodes.at(event.node), *serial, now);
   give_up(*serial, reason,
           event.error.retryable || event.error.code == Code::kNotFound || event.error.code == Code::kAborted, now);
 }
@@ -226,7 +247,7 @@ void RunMachine::State::on(const EvaluationReported& event, Instant now) {
                                                    : "the report measured " + std::to_string(event.examples) +
                                                          " examples; nobody has more than 2^53 of them";
     emit(Discard{event.task, event.node, reason});
-    end_task(serial, reason, false);
+    end_task(serial, reason, false, now);
     return check_evaluation(now);
   }
   evaluation->reports[event.node] = {
@@ -237,7 +258,7 @@ void RunMachine::State::on(const EvaluationReported& event, Instant now) {
   for (FragmentIndex fragment = 0; fragment < task->bases.size(); ++fragment)
     answer.versions[fragment] = task->bases[fragment];
   emit(std::move(answer));
-  end_task(serial, "", false);
+  end_task(serial, "", false, now);
   check_evaluation(now);
 }
 
@@ -300,20 +321,18 @@ void RunMachine::State::fire(const TimerKey& key, Instant now) {
       if (const auto found = tasks.find(key.id); found != tasks.end()) {
         const std::string reason = "the task's deadline has passed";
         emit(CancelTask{task_id(key.id), found->second.node, reason});
+        break_line(nodes.at(found->second.node), key.id, now);
         if (nodes.at(found->second.node).connected)
           give_up(key.id, reason, true, now);
         else
-          end_task(key.id, reason, false);
+          end_task(key.id, reason, false, now);
       }
       return;
     case TimerKind::kReconnect: {
       Node& node = nodes.at(key.node);
-      const std::uint64_t exchange = node.train_task != 0 ? tasks.at(node.train_task).exchange : 0;
-      for (const auto serial : {node.evaluate_task, node.train_task})
-        if (serial != 0) set_awaited(tasks.at(serial), false);
+      for (const auto serial : outstanding_of(node)) set_awaited(tasks.at(serial), false);
       check_evaluation(now);
-      if (!asynchronous() && exchange != 0) lose_member(exchange, now);
-      return;
+      return lose_member(exchanges_of(node), now);
     }
     case TimerKind::kRetry: {
       Node& node = nodes.at(key.node);
@@ -343,7 +362,7 @@ void RunMachine::State::on(const OperatorResume&, Instant now) {
     for (const auto& name : waiting) offer_work(nodes.at(name), now);
   } else if (!exchanges.empty()) {
     const std::uint64_t number = exchanges.begin()->first;
-    fill(exchanges.begin()->second, now);
+    for (auto& [each, exchange] : exchanges) fill(exchange, now);
     check_complete(number, now);
   }
 }
@@ -375,9 +394,11 @@ void RunMachine::State::advance(Instant now) {
     // A group may have lost the last one that it waited for.
     if (setup.spec.participation.work == ParticipationSpec::Work::kFedCompass) check_lane(0, now);
     fill_slots(now);
-    if (evaluation_due) open_evaluation(false, now);
-  } else if (exchanges.empty()) {
-    open_exchange(now);
+    open_due_evaluation(now);
+  } else {
+    if (!exchanges.empty()) open_due_evaluation(now);
+    while (may_open() && open_exchange(now)) {
+    }
   }
 }
 

@@ -39,10 +39,21 @@ RunMachine::State::Exchange& RunMachine::State::new_exchange(std::uint32_t lane)
   exchange.base_version = versions[lanes[lane].front()] + (lane_reducing[lane] != 0 ? 1 : 0);
   exchange.goal = exchange.target = SIZE_MAX;
   exchange.missing.insert(required.begin(), required.end());
-  lane_collecting[lane] = exchange.number;
+  lane_collecting[lane] = first_collecting(lane);
   touch(exchange);
   touch_core();
   return exchange;
+}
+
+std::uint64_t RunMachine::State::first_collecting(std::uint32_t lane) const {
+  for (const auto& [number, exchange] : exchanges)
+    if (exchange.lane == lane && !exchange.reducing) return number;
+  return 0;
+}
+
+/// Synchronous.
+bool RunMachine::State::may_open() const {
+  return exchanges.size() < at_once() && exchanges_done + exchanges.size() < exchanges_planned();
 }
 
 /// Synchronous: the next exchange, where enough nodes are ready.
@@ -52,18 +63,22 @@ bool RunMachine::State::open_exchange(Instant now) {
   if (idle.size() < needed || !std::includes(idle.begin(), idle.end(), required.begin(), required.end())) return false;
   begun = true;
   Exchange& exchange = new_exchange(static_cast<std::uint32_t>((next_exchange - 1) % lanes.size()));
-  exchange.opened = now;
   if (participation.cohort_size > 0 || participation.cohort_fraction < 1) {
     exchange.goal = std::max(required.size(), strategies::cohort_target(participation, idle.size()));
     exchange.target = strategies::invited_for(participation, exchange.goal);
   }
-  if (participation.deadline_s > 0) {
-    exchange.deadline = now + ms(participation.deadline_s);
-    set_timer({TimerKind::kDeadline, exchange.number, {}}, *exchange.deadline);
-  }
-  if (evaluation_due) open_evaluation(false, now);
+  if (exchanges.size() == 1) take_turn(exchange, now);
+  open_due_evaluation(now);
   fill(exchange, now);
   return true;
+}
+
+void RunMachine::State::take_turn(Exchange& exchange, Instant now) {
+  exchange.opened = now;
+  touch(exchange);
+  if (setup.spec.participation.deadline_s == 0) return;
+  exchange.deadline = now + ms(setup.spec.participation.deadline_s);
+  set_timer({TimerKind::kDeadline, exchange.number, {}}, *exchange.deadline);
 }
 
 /// Asynchronous: the lane's open exchange, opened when it is first needed.
@@ -78,22 +93,30 @@ bool RunMachine::State::satisfied(const Exchange& exchange) const {
          exchange.accepted.size() >= strategies::needed_for(setup.spec.participation, exchange.invited);
 }
 
-/// Synchronous.
+bool RunMachine::State::grace_is_over(Exchange& exchange, Instant now) {
+  const auto& participation = setup.spec.participation;
+  if (!participation.adaptive_grace && exchange.grace) return false;
+  const Instant end = participation.adaptive_grace ? grace_end(exchange, now) : now + ms(participation.grace_s);
+  if (end <= now) return true;
+  if (exchange.grace && *exchange.grace <= end) return false;
+  exchange.grace = end;
+  set_timer({TimerKind::kGrace, exchange.number, {}}, end);
+  touch(exchange);
+  return false;
+}
+
+/// Synchronous. Exchanges end in the order in which they were opened.
 void RunMachine::State::check_complete(std::uint64_t number, Instant now) {
   const auto found = exchanges.find(number);
-  if (found == exchanges.end() || found->second.reducing || phase != Phase::kRunning) return;
+  if (found == exchanges.end() || found != exchanges.begin() || found->second.reducing || phase != Phase::kRunning)
+    return;
   Exchange& exchange = found->second;
   const auto& participation = setup.spec.participation;
   if (satisfied(exchange)) {
     if (exchange.awaited == 0) return begin_reduce(exchange, now);
     if (exchange.accepted.size() >= exchange.goal) return begin_reduce(exchange, now, ": the goal was reached");
-    if (!participation.adaptive_grace && (participation.grace_s < 0 || exchange.grace)) return;
-    const Instant end = participation.adaptive_grace ? grace_end(exchange, now) : now + ms(participation.grace_s);
-    if (end <= now) return begin_reduce(exchange, now);
-    if (exchange.grace && *exchange.grace <= end) return;
-    exchange.grace = end;
-    set_timer({TimerKind::kGrace, number, {}}, end);
-    touch(exchange);
+    if (!participation.adaptive_grace && participation.grace_s < 0) return;
+    if (grace_is_over(exchange, now)) begin_reduce(exchange, now);
     return;
   }
   if (exchange.awaited > 0) return;
@@ -119,7 +142,10 @@ void RunMachine::State::check_complete(std::uint64_t number, Instant now) {
 void RunMachine::State::check_lane(std::uint32_t lane, Instant now) {
   if (lane_collecting[lane] == 0 || lane_reducing[lane] != 0) return;
   Exchange& exchange = exchanges.at(lane_collecting[lane]);
-  if (exchange.missing.empty() && has_enough(exchange)) begin_reduce(exchange, now);
+  if (!exchange.missing.empty() || !has_enough(exchange)) return;
+  const auto& participation = setup.spec.participation;
+  const bool waits = participation.adaptive_grace || participation.grace_s > 0;
+  if (!waits || grace_is_over(exchange, now)) begin_reduce(exchange, now);
 }
 
 /// Asynchronous: whether only required nodes may be missing. A FedCompass exchange without anybody at work expects no
@@ -135,7 +161,7 @@ void RunMachine::State::on_deadline(std::uint64_t number, Instant now) {
   if (found == exchanges.end() || found->second.reducing) return;
   Exchange& exchange = found->second;
   if (satisfied(exchange)) return begin_reduce(exchange, now);
-  if (setup.spec.participation.minimum_completion > 0 && accepts_work()) return close_void(number);
+  if (setup.spec.participation.minimum_completion > 0 && accepts_work()) return close_void(number, now);
   exchange.deadline = now + ms(setup.spec.participation.deadline_s);
   set_timer({TimerKind::kDeadline, number, {}}, *exchange.deadline);
   touch(exchange);
@@ -147,14 +173,13 @@ void RunMachine::State::on_deadline(std::uint64_t number, Instant now) {
 }
 
 void RunMachine::State::ask_failed_again(Exchange& exchange, Instant now) {
-  for (const auto& name : std::exchange(exchange.failed, {}))
-    if (auto& node = nodes.at(name); node.worked == exchange.number) node.worked = exchange.number - 1;
+  for (const auto& name : std::exchange(exchange.failed, {})) exchange.done.erase(name);
   touch(exchange);
   fill(exchange, now);
 }
 
 /// Synchronous: too few of the invited returned. The model stays as it is, and the round counts.
-void RunMachine::State::close_void(std::uint64_t number) {
+void RunMachine::State::close_void(std::uint64_t number, Instant now) {
   Exchange& exchange = exchanges.at(number);
   const std::uint32_t lane = exchange.lane;
   std::string reason = "exchange " + std::to_string(number) + " is void: " + std::to_string(exchange.accepted.size()) +
@@ -165,13 +190,14 @@ void RunMachine::State::close_void(std::uint64_t number) {
   const std::set<Serial> late = exchange.outstanding;
   for (const auto serial : late) {
     ++nodes.at(tasks.at(serial).node).discarded;
-    end_task(serial, reason, true);
+    end_task(serial, reason, true, now);
   }
   discard_exchange(number, reason);
   ++lane_voids[lane];
   position += setup.spec.training.steps;
   emit(Void{number, reason});
   round_done(lane);
+  exchange_over(number, now);
 }
 
 void RunMachine::State::round_done(std::uint32_t lane) {
@@ -187,7 +213,8 @@ void RunMachine::State::round_done(std::uint32_t lane) {
 void RunMachine::State::begin_reduce(Exchange& exchange, Instant now, const std::string& why) {
   exchange.reducing = true;
   exchange.nodes = consenting;
-  lane_collecting[exchange.lane] = 0;
+  if (!asynchronous()) exchange.base_version = versions[lanes[exchange.lane].front()];
+  lane_collecting[exchange.lane] = first_collecting(exchange.lane);
   lane_reducing[exchange.lane] = exchange.number;
   for (const auto kind : {TimerKind::kDeadline, TimerKind::kGrace, TimerKind::kRescue})
     clear_timer({kind, exchange.number, {}});
@@ -196,16 +223,18 @@ void RunMachine::State::begin_reduce(Exchange& exchange, Instant now, const std:
   const std::set<Serial> late = exchange.outstanding;
   for (const auto serial : late) {
     ++nodes.at(tasks.at(serial).node).discarded;
-    end_task(serial, "exchange " + std::to_string(exchange.number) + " was completed without this update" + why, true);
+    end_task(serial, "exchange " + std::to_string(exchange.number) + " was completed without this update" + why, true,
+             now);
   }
   // The last exchange of a lane: nobody's work for it can count any more.
   if (asynchronous() && lane_done(exchange.lane)) {
     std::vector<Serial> needless;
     for (const auto& [name, node] : nodes)
-      if (node.train_task != 0 && tasks.at(node.train_task).lane == exchange.lane) needless.push_back(node.train_task);
+      for (const auto serial : node.train_tasks)
+        if (tasks.at(serial).lane == exchange.lane) needless.push_back(serial);
     for (const auto serial : needless) {
       const std::string name = tasks.at(serial).node;
-      end_task(serial, "the run has all its exchanges of this fragment", true);
+      end_task(serial, "the run has all its exchanges of this fragment", true, now);
       offer_work(nodes.at(name), now);
     }
   }
@@ -272,8 +301,10 @@ void RunMachine::State::commit(std::uint64_t number, Instant now) {
   position += setup.spec.training.steps > 0 ? setup.spec.training.steps : median(std::move(steps_done));
   std::map<FragmentIndex, std::uint64_t> released;
   for (const auto& step : command.fragments) released[step.fragment] = step.new_version;
+  std::map<std::string, Serial> latest;  // of each node
   for (const auto serial : exchange.accepted) {
     const Task& task = tasks.at(serial);
+    latest[task.node] = serial;
     remember_end(task, {task.node, "", released});
     touch(task);
     tasks.erase(serial);
@@ -284,7 +315,8 @@ void RunMachine::State::commit(std::uint64_t number, Instant now) {
   last_exchange = number;
   round_done(lane);
   emit(std::move(command));
-  if (!asynchronous()) return;
+  if (!asynchronous()) return exchange_over(number, now);
+  for (const auto& [name, serial] : latest) deliver_planned(nodes.at(name), serial);
   check_lane(lane, now);
   // Those who waited for the new version.
   const std::set<std::string> waiting = idle;

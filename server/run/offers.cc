@@ -47,7 +47,9 @@ std::string RunMachine::State::objection(const Task& task, const UpdateStored& u
       return "the update lacks fragment " + setup.fragments[fragment];
   for (const auto& [fragment, version] : update.base_versions) {
     if (!in_lane(task.lane, fragment)) return "the update holds fragments that its task does not write";
-    if (version != task.bases[fragment])
+    const std::uint64_t oldest = task.after.empty() ? task.bases[fragment] : 0;
+    const std::uint64_t newest = overlapped() ? versions[fragment] : oldest;
+    if (version < oldest || version > newest)
       return "fragment " + setup.fragments[fragment] + " was measured against version " + std::to_string(version) +
              ", the task builds on version " + std::to_string(task.bases[fragment]);
   }
@@ -73,9 +75,13 @@ std::string RunMachine::State::objection(const Task& task, const UpdateStored& u
 void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant now) {
   Node& node = nodes.at(task.node);
   Exchange* exchange = nullptr;
+  if (overlapped())
+    for (const auto& [fragment, version] : update.base_versions) task.bases[fragment] = version;
   if (asynchronous()) {
     const std::uint64_t base = versions[lanes[task.lane].front()] + (lane_reducing[task.lane] != 0 ? 1 : 0);
-    task.staleness = base - task.bases[lanes[task.lane].front()];
+    std::uint64_t oldest = base;
+    for (const auto fragment : lanes[task.lane]) oldest = std::min(oldest, task.bases[fragment]);
+    task.staleness = base - oldest;
     const auto factor = strategies::staleness_factor(setup.spec.participation, task.staleness);
     std::string reason;
     if (!factor)
@@ -88,11 +94,14 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
       ++node.discarded;
       measure(node, task, update.steps, now);
       touch(node);
-      end_task(task.serial, reason, false);
+      const Serial serial = task.serial;
+      end_task(serial, reason, false, now);
+      deliver_planned(node, serial);
       offer_work(node, now);
       return;
     }
     exchange = &collecting(task.lane);
+    if (exchange->accepted.empty()) exchange->opened = now;
     task.factor = *factor;
     task.exchange = exchange->number;
     clear_timer({TimerKind::kTask, task.serial, {}});
@@ -101,7 +110,12 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
   } else {
     exchange = &exchanges.at(task.exchange);
     exchange->outstanding.erase(task.serial);
-    node.worked = exchange->number;
+    exchange->done.insert(node.name);
+  }
+  if (overlapped()) {
+    supersede(node, *exchange);
+    if (!exchange->first_update) exchange->first_update = now;
+    touch(*exchange);
   }
   set_awaited(task, false);
   task.accepted = true;
@@ -118,7 +132,7 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
   touch(task);
 
   measure(node, task, update.steps, now);
-  node.train_task = 0;
+  leave_node(task, now);
   node.failures = 0;
   node.attempts = 0;
   node.last_failure.clear();

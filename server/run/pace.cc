@@ -86,20 +86,35 @@ void RunMachine::State::on_group_late(std::uint64_t number) {
   group_changed(number);
 }
 
+/// What may be spent on waiting without holding anybody up: as long again as the needed updates took, or in overlapped
+/// runs until the first of those who sent theirs has to stop for its merge.
+Instant RunMachine::State::slack(const Exchange& exchange, Instant now) const {
+  if (!overlapped()) return now - exchange.opened;
+  double fastest_ms = 0;
+  for (const auto serial : exchange.accepted)
+    if (const double step_ms = nodes.at(tasks.at(serial).node).step_ms; step_ms > 0)
+      fastest_ms = fastest_ms > 0 ? std::min(fastest_ms, step_ms) : step_ms;
+  const auto hidden = static_cast<Instant>(static_cast<double>(setup.spec.exchange.overlap) * fastest_ms);
+  return std::max<Instant>(0, hidden - (now - exchange.first_update.value_or(now)));
+}
+
 Instant RunMachine::State::grace_end(const Exchange& exchange, Instant now) const {
   std::vector<std::optional<std::int64_t>> remaining;
-  for (const auto serial : exchange.outstanding) {
-    const Task& task = tasks.at(serial);
-    if (!task.awaited) continue;
-    const double step_ms = nodes.at(task.node).step_ms;
-    if (task.interrupted || step_ms <= 0) {
-      remaining.emplace_back();
-    } else {
-      const double expected = step_ms * static_cast<double>(pieces(task.inner_steps));
-      remaining.emplace_back(task.assigned + static_cast<Instant>(expected) - now);
-    }
+  const auto add = [&](const Task& task) {
+    const Node& node = nodes.at(task.node);
+    if (!task.awaited || node.train_tasks.front() != task.serial) return;  // a task that has not begun comes too late
+    std::optional<std::int64_t> left;
+    if (!task.interrupted && node.step_ms > 0)
+      left = task.assigned + static_cast<Instant>(node.step_ms * static_cast<double>(pieces(task.inner_steps))) - now;
+    remaining.push_back(left);
+  };
+  if (asynchronous()) {
+    for (const auto& [serial, task] : tasks)
+      if (!task.accepted && task.kind == TaskKind::kTrain && task.lane == exchange.lane) add(task);
+  } else {
+    for (const auto serial : exchange.outstanding) add(tasks.at(serial));
   }
-  return now + strategies::adaptive_grace_ms(setup.spec.participation, now - exchange.opened, remaining);
+  return now + strategies::adaptive_grace_ms(setup.spec.participation, slack(exchange, now), remaining);
 }
 
 }  // namespace skerry::server

@@ -72,18 +72,28 @@ static std::string core_row(const RunMachine::State& s, Instant now) {
                   {"evaluation_due", s.evaluation_due}});
 }
 
-static std::string node_row(const RunMachine::State::Node& node) {
-  return text_of({{"tasks", node.tasks},
-                  {"steps", node.steps},
-                  {"counted", node.counted},
-                  {"discarded", node.discarded},
-                  {"data_set", node.data_set},
-                  {"examples", node.examples},
-                  {"gone", node.gone},
-                  {"invited", node.invited},
-                  {"last_turn", node.last_turn},
-                  {"step_ms", node.step_ms},
-                  {"failure", node.last_failure}});
+static json merges_row(const std::vector<RunMachine::State::Merge>& merges) {
+  json rows = json::array();
+  for (const auto& merge : merges)
+    rows.push_back({merge.exchange, merge.lane, merge.own, merge.told, merge.at_step});
+  return rows;
+}
+
+static std::string node_row(const RunMachine::State& s, const RunMachine::State::Node& node) {
+  json row = {{"tasks", node.tasks},
+              {"steps", node.steps},
+              {"counted", node.counted},
+              {"discarded", node.discarded},
+              {"data_set", node.data_set},
+              {"examples", node.examples},
+              {"gone", node.gone},
+              {"invited", node.invited},
+              {"last_turn", node.last_turn},
+              {"step_ms", node.step_ms},
+              {"failure", node.last_failure}};
+  if (s.overlapped())
+    row["line"] = {{"task", node.last_task}, {"exchange", node.last_exchange}, {"owed", merges_row(node.owed)}};
+  return text_of(row);
 }
 
 static std::string task_row(const RunMachine::State& s, const RunMachine::State::Task& task, Instant now) {
@@ -106,23 +116,26 @@ static std::string task_row(const RunMachine::State& s, const RunMachine::State:
     row["group"] = task.group;
     row["first_step"] = task.first_step;
     row["left_ms"] = remaining(task.deadline, now);
+    if (s.overlapped()) row["line"] = {{"after", task.after}, {"merges", merges_row(task.merges)}};
   }
   return text_of(row);
 }
 
 static std::string exchange_row(const RunMachine::State::Exchange& exchange, Instant now) {
-  return text_of({{"lane", exchange.lane},
-                  {"base", exchange.base_version},
-                  {"reducing", exchange.reducing},
-                  {"goal", limit(exchange.goal)},
-                  {"target", limit(exchange.target)},
-                  {"invited", exchange.invited},
-                  {"nodes", exchange.nodes},
-                  {"due", exchange.due},
-                  {"age_ms", now - exchange.opened},
-                  {"rescues", exchange.rescues},
-                  {"left_ms", remaining(exchange.deadline, now)},
-                  {"grace_left_ms", remaining(exchange.grace, now)}});
+  json row = {{"lane", exchange.lane},
+              {"base", exchange.base_version},
+              {"reducing", exchange.reducing},
+              {"goal", limit(exchange.goal)},
+              {"target", limit(exchange.target)},
+              {"invited", exchange.invited},
+              {"nodes", exchange.nodes},
+              {"due", exchange.due},
+              {"age_ms", now - exchange.opened},
+              {"rescues", exchange.rescues},
+              {"left_ms", remaining(exchange.deadline, now)},
+              {"grace_left_ms", remaining(exchange.grace, now)}};
+  if (exchange.first_update) row["first_age_ms"] = now - *exchange.first_update;
+  return text_of(row);
 }
 
 static std::string evaluation_row(const RunMachine::State::Evaluation& evaluation, Instant now) {
@@ -139,7 +152,7 @@ static std::string report_row(const NodeMetrics& report) {
 MachineRows RunMachine::State::all_rows(Instant now) const {
   MachineRows rows;
   rows["core"] = core_row(*this, now);
-  for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(node);
+  for (const auto& [name, node] : nodes) rows["n/" + name] = node_row(*this, node);
   for (const auto& [serial, task] : tasks) rows["t/" + std::to_string(serial)] = task_row(*this, task, now);
   for (const auto& [number, exchange] : exchanges) rows["x/" + std::to_string(number)] = exchange_row(exchange, now);
   if (!evaluation) return rows;
@@ -152,7 +165,7 @@ MachineRows RunMachine::State::changed_rows(Instant now) {
   MachineRows rows;
   if (std::exchange(core_changed, false)) rows["core"] = core_row(*this, now);
   if (std::exchange(evaluation_changed, false)) rows["evaluation"] = evaluation ? evaluation_row(*evaluation, now) : "";
-  for (const auto& name : changed_nodes) rows["n/" + name] = node_row(nodes.at(name));
+  for (const auto& name : changed_nodes) rows["n/" + name] = node_row(*this, nodes.at(name));
   for (const auto serial : changed_tasks) {
     const auto task = tasks.find(serial);
     rows["t/" + std::to_string(serial)] = task == tasks.end() ? "" : task_row(*this, task->second, now);
@@ -202,6 +215,15 @@ static void load_core(RunMachine::State& s, const json& row, Instant now) {
   s.evaluation_due = row.at("evaluation_due").get<bool>();
 }
 
+static std::vector<RunMachine::State::Merge> load_merges(const RunMachine::State& s, const json& rows) {
+  std::vector<RunMachine::State::Merge> merges;
+  for (const json& row : rows)
+    merges.push_back({row.at(0).get<std::uint64_t>(), row.at(1).get<std::uint32_t>(), row.at(2).get<bool>(),
+                      row.at(3).get<bool>(), row.at(4).get<std::uint64_t>()});
+  for (const auto& merge : merges) (void)s.lanes.at(merge.lane);
+  return merges;
+}
+
 static void load_node(RunMachine::State& s, const std::string& name, const json& row) {
   auto& node = s.nodes[name];
   node.name = name;
@@ -216,6 +238,11 @@ static void load_node(RunMachine::State& s, const std::string& name, const json&
   node.last_turn = row.at("last_turn").get<std::uint64_t>();
   node.step_ms = row.at("step_ms").get<double>();
   node.last_failure = row.at("failure").get<std::string>();
+  if (const auto line = row.find("line"); line != row.end()) {
+    node.last_task = line->at("task").get<std::string>();
+    node.last_exchange = line->at("exchange").get<std::uint64_t>();
+    node.owed = load_merges(s, line->at("owed"));
+  }
   s.consenting += node.gone ? 0 : 1;
   if (const auto separation = s.setup.spec.participation.minimum_separation; separation > 1 && node.last_turn > 0)
     s.turns[node.last_turn + separation].insert(name);
@@ -252,6 +279,10 @@ static void load_task(RunMachine::State& s, std::uint64_t serial, const json& ro
   task.assigned = now - row.at("age_ms").get<std::int64_t>();
   task.interrupted = row.at("interrupted").get<bool>();
   task.group = row.at("group").get<std::uint64_t>();
+  if (const auto line = row.find("line"); line != row.end()) {
+    task.after = line->at("after").get<std::string>();
+    task.merges = load_merges(s, line->at("merges"));
+  }
   task.deadline = deadline(row.at("left_ms"), now);
   if (task.deadline) s.set_timer({TimerKind::kTask, serial, {}}, *task.deadline);
 }
@@ -268,13 +299,16 @@ static void load_exchange(RunMachine::State& s, std::uint64_t number, const json
   exchange.nodes = row.at("nodes").get<std::uint64_t>();
   exchange.due = row.at("due").get<bool>();
   exchange.opened = now - row.at("age_ms").get<std::int64_t>();
+  if (const auto age = row.find("first_age_ms"); age != row.end())
+    exchange.first_update = now - age->get<std::int64_t>();
   exchange.missing.insert(s.required.begin(), s.required.end());
   exchange.rescues = row.at("rescues").get<std::uint32_t>();
   exchange.deadline = deadline(row.at("left_ms"), now);
   exchange.grace = deadline(row.at("grace_left_ms"), now);
   if (exchange.deadline) s.set_timer({TimerKind::kDeadline, number, {}}, *exchange.deadline);
   if (exchange.grace) s.set_timer({TimerKind::kGrace, number, {}}, *exchange.grace);
-  (exchange.reducing ? s.lane_reducing : s.lane_collecting).at(exchange.lane) = number;
+  auto& of_lane = exchange.reducing ? s.lane_reducing : s.lane_collecting;
+  if (auto& first = of_lane.at(exchange.lane); first == 0 || number < first) first = number;
 }
 
 static void load_evaluation(RunMachine::State& s, const json& row, Instant now) {
@@ -310,11 +344,11 @@ static Result<void> link(RunMachine::State& s, Instant now) {
       if (task.accepted) {
         exchange->second.accepted.insert(serial);
         exchange->second.missing.erase(task.node);
-        node->second.worked = std::max(node->second.worked, task.exchange);
+        exchange->second.done.insert(task.node);
         continue;
       }
       if (!s.asynchronous()) exchange->second.outstanding.insert(serial);
-      node->second.train_task = serial;
+      node->second.train_tasks.push_back(serial);
     }
     s.set_awaited(task, true);
     s.set_timer({TimerKind::kReconnect, 0, task.node},

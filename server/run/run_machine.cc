@@ -47,7 +47,7 @@ bool RunMachine::awaits(const std::string& task) const {
 std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
   std::vector<std::vector<std::uint64_t>> needed(state_->versions.size());
   for (const auto& [serial, task] : state_->tasks) {
-    if (task.accepted && !state_->setup.needs.rebased) continue;
+    if (task.accepted ? !state_->setup.needs.rebased : !task.after.empty()) continue;
     for (std::size_t fragment = 0; fragment < needed.size(); ++fragment)
       needed[fragment].push_back(task.bases[fragment]);
   }
@@ -122,7 +122,7 @@ RunView RunMachine::view() const {
       of.state = "offline";
     } else if (node.evaluate_task != 0) {
       of.state = "evaluating";
-    } else if (node.train_task != 0) {
+    } else if (!node.train_tasks.empty()) {
       of.state = "training";
     } else if (node.paused) {
       of.state = "paused";

@@ -1,6 +1,6 @@
 // The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the
-// life of an exchange, tasks.cc that of a task, offers.cc what is accepted, pace.cc what follows from measured speeds,
-// evaluations.cc the life of an evaluation, rows.cc how all of it is kept.
+// life of an exchange, tasks.cc that of a task, merges.cc who merges what while training on, offers.cc what is accepted,
+// pace.cc what follows from measured speeds, evaluations.cc the life of an evaluation, rows.cc how all of it is kept.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +26,15 @@ struct RunMachine::State {
 
   enum class Phase : std::uint8_t { kRunning, kFinalEvaluation, kEnding, kFinished };
 
+  /// Overlapped runs: an exchange whose outcome a node merges.
+  struct Merge {
+    std::uint64_t exchange = 0;  ///< as in MergeFragment
+    std::uint32_t lane = 0;
+    bool own = true;            ///< the node had a task of it
+    bool told = false;          ///< a node owes it: its outcome was delivered
+    std::uint64_t at_step = 0;  ///< a task has it
+  };
+
   struct Node {
     std::string name;
     std::string data_set;
@@ -36,13 +45,12 @@ struct RunMachine::State {
     bool paused = false;
     bool resting = false;  ///< after failures: until its retry timer, or (benched) until it joins again
     bool benched = false;
-    Serial train_task = 0;        ///< outstanding; 0: none
-    Serial evaluate_task = 0;     ///< outstanding; 0: none
-    std::uint64_t worked = 0;     ///< synchronous: the last exchange it delivered to or gave up
+    std::vector<Serial> train_tasks;  ///< outstanding, in the order given: overlapped runs two, others one
+    Serial evaluate_task = 0;         ///< outstanding; 0: none
     std::uint64_t invited = 0;    ///< synchronous: the last exchange it was given a task of
     std::uint64_t last_turn = 0;  ///< the last exchange that has an update of it
     double step_ms = 0;  ///< measured, smoothed: time of an inner step, or of a task where epochs count; 0: unknown
-    std::uint32_t attempts = 0;  ///< synchronous: failed tasks in exchange `worked_at`
+    std::uint32_t attempts = 0;  ///< synchronous: failed tasks since it delivered or gave up
     std::uint32_t failures = 0;  ///< one after another
     std::string last_failure;
     std::uint64_t tasks = 0;  ///< train tasks given
@@ -53,6 +61,10 @@ struct RunMachine::State {
     /// next Δ.
     std::vector<std::optional<std::uint64_t>> last_read;
     std::vector<bool> fresh;
+    // Overlapped runs: the tasks that each go on from the one before.
+    std::string last_task;            ///< id of the latest; empty: the next one reads all
+    std::uint64_t last_exchange = 0;  ///< synchronous: of that task
+    std::vector<Merge> owed;          ///< what coming tasks are to merge; oldest first
   };
 
   struct Task {
@@ -67,7 +79,9 @@ struct RunMachine::State {
     std::uint64_t first_step = 0;
     std::uint64_t inner_steps = 0;     ///< asked for; 0: epochs count
     std::vector<std::uint64_t> bases;  ///< per fragment: the version it builds on or measures
-    Instant assigned = 0;              ///< outstanding: since when
+    std::string after;                 ///< overlapped: the task it goes on from; empty: it reads all
+    std::vector<Merge> merges;         ///< overlapped; oldest first
+    Instant assigned = 0;              ///< outstanding: since when its node can work on it
     bool interrupted = false;          ///< it was given again: its time says nothing about its node's speed
     std::uint64_t group = 0;           ///< fedcompass: with whom it is to arrive; 0: none
     bool accepted = false;
@@ -95,8 +109,10 @@ struct RunMachine::State {
     std::size_t invited = 0;        ///< synchronous: nodes that were given a task
     std::uint64_t nodes = 0;        ///< reducing: nodes that consented
     bool due = false;               ///< fedcompass: a group whose updates it has is complete
-    Instant opened = 0;             ///< synchronous
-    std::set<std::string> missing;  ///< required nodes whose update is not in
+    Instant opened = 0;  ///< synchronous: since when no older one is open; asynchronous: its first update came
+    std::optional<Instant> first_update;  ///< overlapped: when it came
+    std::set<std::string> missing;        ///< required nodes whose update is not in
+    std::set<std::string> done;           ///< synchronous: nodes that delivered to it or gave it up
     std::set<Serial> outstanding;   ///< synchronous
     std::set<Serial> accepted;
     std::size_t awaited = 0;       ///< of `outstanding`
@@ -174,13 +190,21 @@ struct RunMachine::State {
   /// The outstanding or accepted task that `node` speaks of; otherwise the answer is given here.
   Task* find_task(const std::string& id, const std::string& node, TaskKind kind);
   void forgive(Node& node);
+  static std::vector<Serial> outstanding_of(const Node& node);
+  std::vector<std::uint64_t> exchanges_of(const Node& node) const;
   void mark_away(Node& node, Instant now, bool for_good);
-  void lose_member(std::uint64_t exchange, Instant now);
+  void lose_member(const std::vector<std::uint64_t>& numbers, Instant now);
 
   // ---- exchanges.cc
+  bool may_open() const;
   bool open_exchange(Instant now);
   Exchange& new_exchange(std::uint32_t lane);
   Exchange& collecting(std::uint32_t lane);
+  std::uint64_t first_collecting(std::uint32_t lane) const;
+  /// Synchronous: no older exchange is open, so that this one's clock begins.
+  void take_turn(Exchange& exchange, Instant now);
+  /// Whether those who are late are not waited for any longer. If they are, the grace window's timer is set.
+  bool grace_is_over(Exchange& exchange, Instant now);
   /// Enough updates are in, and those of all required nodes.
   bool satisfied(const Exchange& exchange) const;
   void check_complete(std::uint64_t number, Instant now);
@@ -191,7 +215,7 @@ struct RunMachine::State {
   void begin_reduce(Exchange& exchange, Instant now, const std::string& why = "");
   void ask_reduce(const Exchange& exchange);
   void commit(std::uint64_t number, Instant now);
-  void close_void(std::uint64_t number);
+  void close_void(std::uint64_t number, Instant now);
   /// Everything about a lane's round that does not depend on how it ended.
   void round_done(std::uint32_t lane);
   std::uint64_t exchanges_planned() const;
@@ -221,6 +245,7 @@ struct RunMachine::State {
   /// Asynchronous: draws idle nodes until participation.concurrency of them train.
   void fill_slots(Instant now);
   void assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now);
+  bool works_for(const Node& node, const Exchange& exchange) const;
   void assign_again(Task& task, Instant now);
   /// Asynchronous: where a newcomer begins, which is where the others are.
   std::uint64_t usual_steps() const;
@@ -228,10 +253,32 @@ struct RunMachine::State {
   /// The task ends without an update that counts, and its node has failed at it.
   void give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now);
   void set_awaited(Task& task, bool awaited);
+  /// The node's first outstanding task, which it can work on from now on.
+  void start_clock(const Node& node, Instant now);
+  void leave_node(const Task& task, Instant now);
   /// Takes an outstanding task out of everything. Remembers the reason for late offers; empty: its report counted.
-  void end_task(Serial serial, const std::string& reason, bool tell_node);
+  void end_task(Serial serial, const std::string& reason, bool tell_node, Instant now);
   /// Remembers how a task ended, for offers that come late.
   void remember_end(const Task& task, Ended end);
+
+  // ---- merges.cc
+  /// What a new task of an overlapped run goes on from, and what it merges. `exchange`: synchronous.
+  void plan_merges(Node& node, Task& task, const Exchange* exchange);
+  std::vector<MergeFragment> merges_of(const Task& task) const;
+  /// Overlapped: a task failed. Those after it cannot go on from it, and the node's next one reads all.
+  void break_line(Node& node, Serial failed, Instant now);
+  /// The node's trainer is not where its task goes on from.
+  void line_lost(Serial serial, const std::string& reason, Instant now);
+  /// Before another update of the node is accepted into the exchange.
+  void supersede(Node& node, const Exchange& exchange);
+  bool is_over(const Merge& merge) const;
+  void deliver(Node& node, const Merge& merge);
+  /// What of this task's merges is over.
+  void deliver_known(const Task& task);
+  /// `exchange`, which is over, where a task of the node merges it.
+  void deliver_planned(Node& node, std::uint64_t exchange);
+  /// Synchronous: those who merge it are told, and the next one may be complete.
+  void exchange_over(std::uint64_t number, Instant now);
 
   // ---- offers.cc
   /// Why this update must not count; empty: it may.
@@ -248,12 +295,14 @@ struct RunMachine::State {
   void know_speed(const Node& node);
   /// Inner steps for the node's next task; may put the task into a group.
   std::uint64_t steps_for(const Node& node, Task& task, Instant now);
+  std::int64_t slack(const Exchange& exchange, Instant now) const;
   /// When the adaptive grace window of an exchange ends that has just got an update.
   Instant grace_end(const Exchange& exchange, Instant now) const;
   void group_changed(std::uint64_t group);
   void on_group_late(std::uint64_t group);
 
   // ---- evaluations.cc
+  void open_due_evaluation(Instant now);
   void open_evaluation(bool is_final, Instant now);
   void assign_evaluate(Node& node, Instant now);
   void check_evaluation(Instant now);
@@ -288,6 +337,9 @@ struct RunMachine::State {
   }
   void emit(Command command) { out.push_back(std::move(command)); }
   bool asynchronous() const { return setup.spec.participation.mode == ParticipationSpec::Mode::kAsynchronous; }
+  bool overlapped() const { return setup.spec.exchange.overlap > 0; }
+  /// Train tasks that a node has; synchronous: exchanges that are open.
+  std::size_t at_once() const { return overlapped() ? 2 : 1; }
   bool accepts_work() const { return phase == Phase::kRunning && !paused; }
   std::size_t quorum() const { return static_cast<std::size_t>(setup.spec.participation.quorum); }
   static std::int64_t ms(double seconds) { return static_cast<std::int64_t>(seconds * 1000.0 + 0.5); }
@@ -327,7 +379,7 @@ struct RunMachine::State {
   std::size_t consenting = 0;                            ///< nodes that are not gone
   std::size_t training = 0;                              ///< train tasks that are awaited
   std::multiset<double> speeds;                          ///< Node::step_ms of the nodes that are here, where known
-  std::vector<std::uint64_t> lane_collecting;            ///< exchange per lane; 0: none
+  std::vector<std::uint64_t> lane_collecting;            ///< exchange per lane, the oldest; 0: none
   std::vector<std::uint64_t> lane_reducing;              ///< exchange per lane; 0: none
   std::unordered_map<Serial, Ended> ended;               ///< how tasks ended; the latest kEndedKept
   std::deque<Serial> ended_order;

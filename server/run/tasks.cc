@@ -26,7 +26,7 @@ bool RunMachine::State::eligible(const Node& node) const {
 }
 
 void RunMachine::State::update_idle(Node& node) {
-  if (eligible(node) && node.train_task == 0)
+  if (eligible(node) && node.train_tasks.size() < at_once())
     idle.insert(node.name);
   else
     idle.erase(node.name);
@@ -65,18 +65,24 @@ bool RunMachine::State::takes_more(const Exchange& exchange, Instant now) const 
   return !exchange.deadline || 2 * (*exchange.deadline - now) >= ms(setup.spec.participation.deadline_s);
 }
 
+bool RunMachine::State::works_for(const Node& node, const Exchange& exchange) const {
+  return std::any_of(node.train_tasks.begin(), node.train_tasks.end(),
+                     [&](Serial serial) { return tasks.at(serial).exchange == exchange.number; });
+}
+
 /// Synchronous: a required node is always taken.
 bool RunMachine::State::has_room_for(const Exchange& exchange, const Node& node, Instant now) const {
-  if (node.worked >= exchange.number) return false;
+  if (exchange.done.count(node.name) != 0 || works_for(node, exchange)) return false;
   return takes_more(exchange, now) || (!exchange.reducing && exchange.missing.count(node.name) != 0);
 }
 
-/// Asynchronous. A lane that is being reduced gives no work: in a moment there is a newer version to begin from.
+/// Asynchronous. A lane that is being reduced gives no work: in a moment there is a newer version to begin from. Whoever
+/// trains on while its update travels does not wait for that.
 std::optional<std::uint32_t> RunMachine::State::lane_with_work(const Node& node) const {
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     const auto lane = static_cast<std::uint32_t>((node.tasks + i) % lanes.size());
     if (lane_done(lane)) continue;
-    if (lane_reducing[lane] != 0 || is_full(lane, training) || waits_for_others(lane, node)) return std::nullopt;
+    if ((lane_reducing[lane] != 0 && !overlapped()) || is_full(lane, training) || waits_for_others(lane, node)) return std::nullopt;
     return lane;
   }
   return std::nullopt;
@@ -98,15 +104,19 @@ bool RunMachine::State::is_full(std::uint32_t lane, std::size_t on_the_way) cons
 }
 
 void RunMachine::State::offer_work(Node& node, Instant now) {
-  if (!accepts_work() || idle.count(node.name) == 0) return;
+  if (!accepts_work()) return;
   if (asynchronous()) {
     if (!begun || draws_turns()) return;
-    if (const auto lane = lane_with_work(node)) assign_train(node, nullptr, *lane, now);
+    while (idle.count(node.name) != 0) {
+      const auto lane = lane_with_work(node);
+      if (!lane) return;
+      assign_train(node, nullptr, *lane, now);
+    }
     return;
   }
-  if (exchanges.empty()) return;
-  Exchange& exchange = exchanges.begin()->second;
-  if (has_room_for(exchange, node, now)) assign_train(node, &exchange, exchange.lane, now);
+  for (auto& [number, exchange] : exchanges)
+    if (idle.count(node.name) != 0 && has_room_for(exchange, node, now))
+      assign_train(node, &exchange, exchange.lane, now);
 }
 
 /// Synchronous: draws idle nodes until the exchange has its cohort.
@@ -130,7 +140,10 @@ void RunMachine::State::fill(Exchange& exchange, Instant now) {
     candidates.resize(room);
     std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   }
-  for (const auto& [order, name] : candidates) assign_train(nodes.at(name), &exchange, exchange.lane, now);
+  for (const auto& [order, name] : candidates) {
+    assign_train(nodes.at(name), &exchange, exchange.lane, now);
+    if (overlapped()) offer_work(nodes.at(name), now);
+  }
 }
 
 bool RunMachine::State::draws_turns() const {
@@ -155,20 +168,29 @@ void RunMachine::State::fill_slots(Instant now) {
 }
 
 void RunMachine::State::assign_train(Node& node, Exchange* exchange, std::uint32_t lane, Instant now) {
+  // Work is done in the order of exchanges: what the node has of a later one is given again after this.
+  if (exchange != nullptr)
+    for (const auto serial : std::vector<Serial>(node.train_tasks))
+      if (tasks.at(serial).exchange > exchange->number)
+        end_task(serial, "an earlier task is asked for again", true, now);
   Task& task = tasks[next_serial];
   task.serial = next_serial++;
   task.node = node.name;
   task.lane = lane;
   task.round = rounds_done(lane) + 1;
   task.bases = versions;
-  task.assigned = now;
   task.inner_steps = steps_for(node, task, now);
   if (exchange != nullptr) {
     task.exchange = exchange->number;
     task.seed = strategies::task_seed(setup.spec.seed, node.name, exchange->number);
     task.first_step = position;
+    for (auto earlier = exchanges.begin(); earlier->first < exchange->number; ++earlier) {
+      task.round += earlier->second.lane == lane ? 1 : 0;
+      task.first_step += setup.spec.training.steps;
+    }
     exchange->outstanding.insert(task.serial);
-    if (std::exchange(node.invited, exchange->number) != exchange->number) {
+    if (node.invited < exchange->number) {
+      node.invited = exchange->number;
       ++exchange->invited;
       touch(*exchange);
     }
@@ -176,27 +198,37 @@ void RunMachine::State::assign_train(Node& node, Exchange* exchange, std::uint32
     task.exchange = lane_collecting[lane] != 0 ? lane_collecting[lane] : next_exchange;
     task.seed = strategies::task_seed(setup.spec.seed, node.name, node.tasks + 1);
     task.first_step = node.steps > 0 ? node.steps : usual_steps();
-    if (const double limit = setup.spec.participation.deadline_s; limit > 0) {
-      task.deadline = now + ms(limit);
-      set_timer({TimerKind::kTask, task.serial, {}}, *task.deadline);
-    }
+    for (const auto serial : node.train_tasks) task.first_step += tasks.at(serial).inner_steps;
   }
+  if (overlapped()) plan_merges(node, task, exchange);
   ++node.tasks;
-  node.train_task = task.serial;
+  node.train_tasks.push_back(task.serial);
+  if (node.train_tasks.size() == 1) start_clock(node, now);
   set_awaited(task, true);
   update_idle(node);
   touch(node);
   touch_core();
 
   AssignTask command = describe(task, now);
-  for (FragmentIndex fragment = 0; fragment < versions.size(); ++fragment) {
+  for (FragmentIndex fragment = 0; fragment < versions.size() && task.after.empty(); ++fragment) {
     const auto last = std::exchange(node.last_read[fragment], versions[fragment]);
     const bool fresh = node.fresh[fragment];
-    node.fresh[fragment] = true;
+    node.fresh[fragment] = !overlapped();
     if (fresh && last == versions[fragment]) continue;
     command.read.push_back({fragment, versions[fragment], last});
   }
   emit(std::move(command));
+  deliver_known(task);
+}
+
+void RunMachine::State::start_clock(const Node& node, Instant now) {
+  Task& task = tasks.at(node.train_tasks.front());
+  task.assigned = now;
+  touch(task);
+  if (const double limit = setup.spec.participation.deadline_s; asynchronous() && limit > 0) {
+    task.deadline = now + ms(limit);
+    set_timer({TimerKind::kTask, task.serial, {}}, *task.deadline);
+  }
 }
 
 std::uint64_t RunMachine::State::usual_steps() const {
@@ -206,20 +238,22 @@ std::uint64_t RunMachine::State::usual_steps() const {
   return median(std::move(steps));
 }
 
-/// For a node that came back: everything the task builds on, because nobody knows what it still has.
+/// For a node that came back: everything the task builds on, because nobody knows what it still has. A task that goes on
+/// from another one is the same again.
 void RunMachine::State::assign_again(Task& task, Instant now) {
   task.interrupted = true;
   touch(task);
   AssignTask command = describe(task, now);
   Node& node = nodes.at(task.node);
-  for (FragmentIndex fragment = 0; fragment < versions.size(); ++fragment) {
+  for (FragmentIndex fragment = 0; fragment < versions.size() && task.after.empty(); ++fragment) {
     if (task.kind == TaskKind::kEvaluate && !measured[fragment]) continue;
     command.read.push_back({fragment, task.bases[fragment], std::nullopt});
     if (task.kind != TaskKind::kTrain) continue;
     node.last_read[fragment] = task.bases[fragment];
-    node.fresh[fragment] = true;
+    node.fresh[fragment] = !overlapped();
   }
   emit(std::move(command));
+  deliver_known(task);
 }
 
 AssignTask RunMachine::State::describe(const Task& task, Instant now) const {
@@ -231,11 +265,13 @@ AssignTask RunMachine::State::describe(const Task& task, Instant now) const {
   command.seed = task.seed;
   std::optional<Instant> until = task.deadline;
   if (task.kind == TaskKind::kTrain) {
-    command.exchange = task.exchange;
+    command.exchange = overlapped() && asynchronous() ? task.serial : task.exchange;
     command.write = lanes[task.lane];
     command.steps = task.inner_steps;
     command.epochs = setup.spec.training.epochs;
     command.first_step = setup.spec.training.first_step + task.first_step;
+    command.merge = merges_of(task);
+    command.after = task.after;
     if (!asynchronous()) until = exchanges.at(task.exchange).deadline;
   } else {
     command.split = setup.spec.evaluation.split;
@@ -250,7 +286,7 @@ AssignTask RunMachine::State::describe(const Task& task, Instant now) const {
 void RunMachine::State::give_up(Serial serial, const std::string& reason, bool may_try_again, Instant now) {
   const Task task = tasks.at(serial);
   Node& node = nodes.at(task.node);
-  end_task(serial, reason, false);
+  end_task(serial, reason, false, now);
   node.last_failure = reason;
   ++node.failures;
   std::fill(node.fresh.begin(), node.fresh.end(), false);
@@ -274,7 +310,7 @@ void RunMachine::State::give_up(Serial serial, const std::string& reason, bool m
   ++node.attempts;
   if (!may_try_again || node.attempts >= kAttempts) {
     node.attempts = 0;
-    node.worked = exchange.number;
+    exchange.done.insert(node.name);
     exchange.failed.insert(node.name);
     touch(exchange);
   }
@@ -304,7 +340,15 @@ void RunMachine::State::set_awaited(Task& task, bool awaited) {
   }
 }
 
-void RunMachine::State::end_task(Serial serial, const std::string& reason, bool tell_node) {
+/// The task is not the node's any more; the next one it has is what it works on.
+void RunMachine::State::leave_node(const Task& task, Instant now) {
+  Node& node = nodes.at(task.node);
+  const bool first = node.train_tasks.front() == task.serial;
+  node.train_tasks.erase(std::find(node.train_tasks.begin(), node.train_tasks.end(), task.serial));
+  if (first && !node.train_tasks.empty()) start_clock(node, now);
+}
+
+void RunMachine::State::end_task(Serial serial, const std::string& reason, bool tell_node, Instant now) {
   Task& task = tasks.at(serial);
   Node& node = nodes.at(task.node);
   set_awaited(task, false);
@@ -314,7 +358,7 @@ void RunMachine::State::end_task(Serial serial, const std::string& reason, bool 
   } else {
     if (!asynchronous()) exchanges.at(task.exchange).outstanding.erase(serial);
     clear_timer({TimerKind::kTask, serial, {}});
-    node.train_task = 0;
+    leave_node(task, now);
     // The trainer may or may not have taken what the task told it to read.
     std::fill(node.fresh.begin(), node.fresh.end(), false);
   }
