@@ -56,18 +56,24 @@ class Trained {
   std::vector<float> buffer_;
 };
 
-/// Calls `visit(first, delta)` for each block of Δ in order.
+/// Calls `visit(first, values)` for each block of what is to be sent in order: Δ, and with feedback the residual's share.
 template <typename Visit>
-Result<void> walk(const FragmentFile& base, Trained& trained, std::uint64_t granule, Visit visit) {
+Result<void> walk(const FragmentFile& base, Trained& trained, const std::optional<ResidualWalk>& residual, double feedback,
+                  std::uint64_t granule, Visit visit) {
   const std::uint64_t elements = base.elements();
   const std::uint64_t block = std::max<std::uint64_t>(granule, kBlockElements / granule * granule);
   std::vector<float> old_values(static_cast<std::size_t>(std::min(block, elements)));
+  std::vector<float> lost(residual ? old_values.size() : 0);
   for (std::uint64_t first = 0; first < elements; first += block) {
     const std::size_t count = static_cast<std::size_t>(std::min(block, elements - first));
     const auto delta = std::span(old_values).first(count);
     SKERRY_TRY(base.read(first, delta));
     SKERRY_ASSIGN(const std::span<const float> now, trained.read(first, count));
     for (std::size_t i = 0; i < count; ++i) delta[i] -= now[i];
+    if (residual) {
+      SKERRY_TRY(residual->read(first, std::span(lost).first(count)));
+      add_scaled(lost.data(), feedback, count, delta.data());
+    }
     SKERRY_TRY(visit(first, delta));
   }
   return {};
@@ -146,8 +152,14 @@ std::string payload_path(const std::string& file_prefix, const std::string& cont
 Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
   MadeUpdate made;
   std::vector<Trained> trained;
+  std::vector<std::optional<ResidualWalk>> residuals;
   std::uint64_t total = 0;
   for (const auto& fragment : recipe.fragments) {
+    residuals.emplace_back();
+    if (recipe.feedback > 0) {
+      SKERRY_ASSIGN(ResidualWalk residual, ResidualWalk::open(recipe.residuals, fragment.fragment, fragment.residual, fragment.base->elements()));
+      residuals.back().emplace(std::move(residual));
+    }
     SKERRY_ASSIGN(Trained opened, Trained::open(fragment, *recipe.layout));
     trained.push_back(std::move(opened));
     total += recipe.encoding->encoded_bytes(fragment.base->elements());
@@ -164,7 +176,7 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
   if (recipe.maximum_norm > 0) {
     double sum = 0;
     for (std::size_t i = 0; i < trained.size(); ++i)
-      SKERRY_TRY(walk(*recipe.fragments[i].base, trained[i], 1, [&](std::uint64_t, std::span<const float> delta) -> Result<void> {
+      SKERRY_TRY(walk(*recipe.fragments[i].base, trained[i], residuals[i], recipe.feedback, 1, [&](std::uint64_t, std::span<const float> delta) -> Result<void> {
         sum += squares(delta);
         return {};
       }));
@@ -177,12 +189,15 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
 
   double sum = 0;
   std::vector<std::byte> encoded;
+  std::vector<float> sent;
   for (std::size_t i = 0; i < trained.size(); ++i) {
     const auto& fragment = recipe.fragments[i];
     const Encoding& encoding = *recipe.encoding;
     SKERRY_ASSIGN(Payload payload, Payload::open(recipe, fragment.fragment, encoding.encoded_bytes(fragment.base->elements()), total <= kInlineTotal));
     double fragment_sum = 0;
-    SKERRY_TRY(walk(*fragment.base, trained[i], encoding.block_elements(), [&](std::uint64_t first, std::span<float> delta) -> Result<void> {
+    const Rounding rounding{recipe.stochastic, recipe.seed, rounding_stream(fragment.fragment)};
+    auto& residual = residuals[i];
+    const auto send = [&](std::uint64_t first, std::span<float> delta) -> Result<void> {
       if (const auto bad = first_non_finite(delta); bad != delta.size())
         return failed_precondition("the trained " + place_of(*recipe.layout, fragment.fragment, first + bad) +
                                    " is not finite; nothing of this task leaves. A lower learning rate often helps");
@@ -190,9 +205,19 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
         for (float& value : delta) value = static_cast<float>(static_cast<double>(value) * factor);
       fragment_sum += squares(delta);
       encoded.resize(encoding.encoded_bytes(delta.size()));
-      encoding.encode(delta, first, {.stochastic = false, .seed = recipe.seed}, encoded);
-      return payload.add(encoded);
-    }));
+      encoding.encode(delta, first, rounding, encoded);
+      SKERRY_TRY(payload.add(encoded));
+      if (!residual) return {};
+      sent.resize(delta.size());
+      encoding.decode(encoded, sent);
+      subtract(sent.data(), sent.size(), delta.data());
+      return residual->write(delta);
+    };
+    SKERRY_TRY(walk(*fragment.base, trained[i], residual, recipe.feedback, encoding.block_elements(), send));
+    if (residual) {
+      SKERRY_ASSIGN(Residual next, residual->finish());
+      made.residuals.push_back(std::move(next));
+    }
     v1::FragmentUpdate update;
     update.set_fragment(fragment.fragment);
     update.set_base_version(fragment.base_version);

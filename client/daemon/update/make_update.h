@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "client/daemon/machine/client_machine.h"
+#include "client/daemon/update/residual.h"
 #include "common/base/result.h"
 #include "common/codec/encoding.h"
 #include "common/model/fragment_file.h"
@@ -21,14 +22,18 @@ struct TrainedFragment {
   const FragmentFile* base = nullptr;
   std::string trained_path;             ///< as the trainer wrote it
   std::span<const float> trained = {};  ///< instead of the path: the values themselves
+  Residual residual = {};               ///< with feedback: what earlier updates lost; nothing: zeros
 };
 
 struct UpdateRecipe {
   const ModelLayout* layout = nullptr;
   std::vector<TrainedFragment> fragments;
   const Encoding* encoding = nullptr;
-  double maximum_norm = 0;          ///< over all fragments together; 0: not clipped
-  std::uint64_t seed = 0;           ///< for encodings that round at random
+  double maximum_norm = 0;          ///< of what is encoded, over all fragments together; 0: not clipped
+  bool stochastic = false;          ///< rounds at random,
+  std::uint64_t seed = 0;           ///< from this and the fragments' names
+  double feedback = 0;              ///< β: so much of what earlier updates lost goes into this one; 0: nothing, no residuals
+  std::string residuals;            ///< directory of their files; empty: they are in memory
   std::uint64_t inline_limit = 0;   ///< larger payloads become files
   std::uint64_t maximum_bytes = 0;  ///< of all payloads together; 0: no limit
   std::string file_prefix;          ///< a payload's file is this and "." and its content id
@@ -38,7 +43,8 @@ struct UpdateRecipe {
 struct MadeUpdate {
   std::vector<v1::FragmentUpdate> fragments;
   std::vector<PendingUpload> uploads;  ///< their files are fsynced
-  double norm = 0;                     ///< L2 over all fragments, after clipping
+  std::vector<Residual> residuals;     ///< with feedback: those in force once this update is kept, one a fragment
+  double norm = 0;                     ///< L2 of what was encoded over all fragments, after clipping
   bool clipped = false;
 };
 

@@ -160,3 +160,136 @@ TEST_CASE("an update over the task's limit is not made") {
   recipe.maximum_bytes = 4;
   CHECK(make_update(recipe).error().code == Code::kResourceExhausted);
 }
+
+namespace {
+
+float pseudo(std::size_t i, std::uint32_t seed) {
+  const std::uint32_t mixed = (static_cast<std::uint32_t>(i) * 2654435761u + seed * 40503u) >> 8;
+  return static_cast<float>(mixed) / 8388608.0f - 1.0f;
+}
+
+/// Δ of the task-th task: what the trainer makes of the base of ones.
+std::vector<float> learn(World& world, std::uint32_t task) {
+  std::vector<float> delta(world.elements);
+  for (std::size_t i = 0; i < world.elements; ++i) {
+    world.trained[i] = 1.0f - pseudo(i, task);
+    delta[i] = 1.0f - world.trained[i];
+  }
+  return delta;
+}
+
+std::vector<float> values_of(const std::string& path, std::size_t count) {
+  std::vector<float> values(count);
+  const auto bytes = read_file(path, 1 << 24);
+  REQUIRE(bytes.ok());
+  REQUIRE(bytes->size() == 4 * count);
+  std::memcpy(values.data(), bytes->data(), bytes->size());
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("what an encoding lost goes into the next update, from files and from memory alike") {
+  constexpr double kShare = 0.95;
+  for (const char* name : {"topk2", "sign", "e3m0", "int8"}) {
+    CAPTURE(name);
+    World world(9'000);
+    const Encoding& encoding = **find_encoding(name);
+    const std::string directory = world.dir / "residuals";
+    std::vector<float> expected(world.elements);
+    Residual filed, in_memory;
+    for (std::uint32_t task = 1; task <= 4; ++task) {
+      const std::vector<float> delta = learn(world, task);
+      for (std::size_t i = 0; i < delta.size(); ++i)
+        expected[i] = static_cast<float>(kShare * static_cast<double>(expected[i]) + static_cast<double>(delta[i]));
+      std::string payload(encoding.encoded_bytes(world.elements), '\0');
+      const Rounding rounding{task == 3, task, rounding_stream("all")};
+      encoding.encode(expected, 0, rounding, std::as_writable_bytes(std::span(payload)));
+      const auto sent = decoded(encoding, payload, world.elements);
+      for (std::size_t i = 0; i < sent.size(); ++i) expected[i] -= sent[i];
+
+      UpdateRecipe recipe = world.recipe(name);
+      recipe.feedback = kShare;
+      recipe.stochastic = rounding.stochastic;
+      recipe.seed = rounding.seed;
+      recipe.residuals = directory;
+      recipe.fragments[0].residual = filed;
+      auto made = make_update(recipe);
+      REQUIRE(made.ok());
+      REQUIRE(made->residuals.size() == 1);
+      CHECK(made->fragments[0].data().inline_data() == payload);
+      filed = made->residuals[0];
+      CHECK(verify_residual(directory, filed).ok());
+      CHECK(values_of(residual_path(directory, "all", filed.content_id), world.elements) == expected);
+
+      recipe.residuals.clear();
+      recipe.in_memory = true;
+      recipe.fragments[0].residual = in_memory;
+      made = make_update(recipe);
+      REQUIRE(made.ok());
+      CHECK(made->fragments[0].data().inline_data() == payload);
+      in_memory = std::move(made->residuals[0]);
+      CHECK(in_memory.values == expected);
+    }
+  }
+}
+
+TEST_CASE("an update that will not count goes back into the residual, which then is what it was made from") {
+  World world(9'000);
+  const std::string directory = world.dir / "residuals";
+  UpdateRecipe recipe = world.recipe("topk2");
+  recipe.feedback = 1;
+  recipe.residuals = directory;
+  const auto delta = learn(world, 1);
+  recipe = world.recipe("topk2");
+  recipe.feedback = 1;
+  recipe.residuals = directory;
+  const auto made = make_update(recipe);
+  REQUIRE(made.ok());
+  const auto back = give_back(directory, "all", made->residuals[0], *recipe.encoding,
+                              as_bytes_of(made->fragments[0].data().inline_data()), world.elements);
+  REQUIRE(back.ok());
+  const auto values = values_of(residual_path(directory, "all", back->content_id), world.elements);
+  for (std::size_t i = 0; i < values.size(); ++i) CHECK(values[i] == Approx(delta[i]).margin(1e-6));
+
+  const std::string cut = std::string(made->fragments[0].data().inline_data(), 1);
+  CHECK_FALSE(give_back(directory, "all", made->residuals[0], *recipe.encoding, as_bytes_of(cut), world.elements).ok());
+}
+
+TEST_CASE("a residual that is damaged, missing or of another fragment is noticed") {
+  World world(9'000);
+  const std::string directory = world.dir / "residuals";
+  learn(world, 1);
+  UpdateRecipe recipe = world.recipe("topk2");
+  recipe.feedback = 0.5;
+  recipe.residuals = directory;
+  const auto made = make_update(recipe);
+  REQUIRE(made.ok());
+  const Residual& residual = made->residuals[0];
+  const std::string path = residual_path(directory, "all", residual.content_id);
+  auto bytes = *read_file(path, 1 << 24);
+  bytes[17] ^= 4;
+  REQUIRE(write_file_atomic(path, bytes).ok());
+  CHECK(verify_residual(directory, residual).error().code == Code::kDataLoss);
+  bytes.resize(bytes.size() - 4);
+  REQUIRE(write_file_atomic(path, bytes).ok());
+  recipe.fragments[0].residual = residual;
+  CHECK(make_update(recipe).error().code == Code::kDataLoss);
+  REQUIRE(remove_file(path).ok());
+  CHECK(make_update(recipe).error().code == Code::kNotFound);
+}
+
+TEST_CASE("the holder's limit is on what is sent, what was carried over included") {
+  World world(9'000);
+  UpdateRecipe recipe = world.recipe("sign");
+  learn(world, 1);
+  recipe = world.recipe("sign");
+  recipe.feedback = 1;
+  recipe.in_memory = true;
+  recipe.fragments[0].residual.values.assign(world.elements, 10.0f);
+  recipe.maximum_norm = 3;
+  const auto made = make_update(recipe);
+  REQUIRE(made.ok());
+  CHECK(made->clipped);
+  CHECK(made->norm == Approx(3));
+}
