@@ -104,6 +104,17 @@ int serve(const skerry::trainer::IslandOptions& options) {
   ::_exit(status);
 }
 
+// Becomes another program of the same directory, with these arguments.
+int start_beside(const char* program, char** arguments) {
+  char self[4096];
+  const ssize_t length = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  std::string path(self, static_cast<std::size_t>(length > 0 ? length : 0));
+  path = path.substr(0, path.rfind('/') + 1) + program;
+  ::execv(path.c_str(), arguments);
+  std::fprintf(stderr, "skerry-trainer: cannot start %s: %s\n", path.c_str(), std::strerror(errno));
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -127,10 +138,10 @@ int main(int argc, char** argv) {
     std::puts("skerry-trainer " SKERRY_VERSION);
     return 0;
   }
-  const auto command = arguments[0] == "generate"    ? skerry::trainer::generate_offline
-                       : arguments[0] == "tokenizer" ? skerry::trainer::tokenizer_command
-                       : arguments[0] == "tokens"    ? skerry::trainer::tokens_command
-                                                     : nullptr;
+  if (arguments[0] == "tokenizer") return start_beside("skerry-tokenizer", argv + 1);
+  const auto command = arguments[0] == "generate" ? skerry::trainer::generate_offline
+                       : arguments[0] == "tokens" ? skerry::trainer::tokens_command
+                                                  : nullptr;
   if (command != nullptr) {
     const auto text = command({arguments.begin() + 1, arguments.end()});
     if (!text.ok()) {

@@ -54,7 +54,7 @@ Result<DocumentSource> source_of(const Options& options) {
 
 }  // namespace
 
-Result<std::string> tokenizer_command(const std::vector<std::string_view>& arguments) {
+Result<std::string> tokenizer_command(const std::vector<std::string_view>& arguments, const TrainTokenizer& train) {
   if (arguments.empty() || arguments[0] != "train") return wrong("tokenizer knows one thing to do: train");
   SKERRY_ASSIGN(const Options options,
                 parse_options("tokenizer train", {arguments.begin() + 1, arguments.end()},
@@ -73,7 +73,7 @@ Result<std::string> tokenizer_command(const std::vector<std::string_view>& argum
     return {};
   }));
   const std::vector<std::string_view> documents(texts.begin(), texts.end());
-  SKERRY_ASSIGN(std::string model, train_tokenizer(documents, {vocabulary, type == "bpe"}));
+  SKERRY_ASSIGN(std::string model, train(documents, {vocabulary, type == "bpe"}));
   const std::string& out = options.find("--out")->second;
   SKERRY_TRY(write_file_atomic(out, model, 0644));
   SKERRY_ASSIGN(const auto tokenizer, Tokenizer::from_model(std::move(model), out));

@@ -1,17 +1,12 @@
 #include "client/trainer/tokenizer.h"
 
-#include <algorithm>
-#include <exception>
-#include <unordered_map>
-#include <utility>
-
-#include <sentencepiece_processor.h>
-#include <sentencepiece_trainer.h>
-
 #include "client/trainer/data_sources.h"
+#include "client/trainer/piece_encoder.h"
 #include "common/crypto/content_id.h"
 #include "common/model/tokenizer_model.h"
 #include "common/os/files.h"
+
+#include <utility>
 
 namespace skerry::trainer {
 namespace {
@@ -42,10 +37,6 @@ class ByteTokenizer final : public Tokenizer {
   }
 };
 
-Error library_error(const std::string& doing, const std::string& why) {
-  return invalid_argument(doing + ": SentencePiece says: " + why);
-}
-
 // Where a text of UTF-8 is cut so that no piece is very long: after a line's end, else between two characters.
 std::size_t piece_end(std::string_view text) {
   if (text.size() <= kPieceBytes) return text.size();
@@ -58,92 +49,45 @@ std::size_t piece_end(std::string_view text) {
 
 class PieceTokenizer final : public Tokenizer {
  public:
-  /// `model` is what parse_tokenizer_model made of `bytes`.
-  PieceTokenizer(TokenizerModel model, std::string_view bytes) {
+  PieceTokenizer(TokenizerModel model, std::string_view bytes) : encoder_(std::move(model)) {
     id_ = content_id(bytes);
-    size_ = model.size();
-    end_of_text_ = static_cast<std::int64_t>(model.end_of_text);
-    text_bytes_ = std::move(model.text_bytes);
-  }
-
-  Result<void> load(const std::string& bytes) {
-    const auto status = processor_.LoadFromSerializedProto(bytes);
-    if (!status.ok()) return library_error("tokenizer", status.ToString());
-    if (processor_.GetPieceSize() < 0 || static_cast<std::uint64_t>(processor_.GetPieceSize()) != size_)
-      return library_error("tokenizer", "another number of tokens");
-    return {};
+    size_ = encoder_.model().size();
+    end_of_text_ = static_cast<std::int64_t>(encoder_.model().end_of_text);
+    for (const TokenizerModel::Token& token : encoder_.model().tokens) text_bytes_.push_back(token.text_bytes);
   }
 
   Result<void> encode(std::string_view text, std::vector<std::int64_t>& tokens) const override {
     if (const std::size_t at = first_not_utf8(text); at != text.size())
       return invalid_argument("not UTF-8 at byte " + std::to_string(at));
-    std::vector<int> ids;
     while (!text.empty()) {
       const std::string_view piece = text.substr(0, piece_end(text));
+      encoder_.encode(piece, tokens);
       text.remove_prefix(piece.size());
-      try {
-        const auto status = processor_.Encode({piece.data(), piece.size()}, &ids);
-        if (!status.ok()) return library_error("encoding", status.ToString());
-      } catch (const std::exception& error) {
-        return library_error("encoding", error.what());
-      }
-      tokens.insert(tokens.end(), ids.begin(), ids.end());
     }
     return {};
   }
 
   std::string decode(std::span<const std::int64_t> tokens) const override {
-    std::vector<int> ids;
-    for (const std::int64_t token : tokens)
-      if (token >= 0 && static_cast<std::uint64_t>(token) < size_) ids.push_back(static_cast<int>(token));
+    const TokenizerModel& model = encoder_.model();
     std::string text;
-    try {
-      if (!processor_.Decode(ids, &text).ok()) return "";
-    } catch (const std::exception&) {
-      return "";
+    for (const std::int64_t id : tokens) {
+      if (id < 0 || static_cast<std::uint64_t>(id) >= model.size()) continue;
+      const TokenizerModel::Token& token = model.tokens[static_cast<std::size_t>(id)];
+      if (token.type == TokenizerModel::Type::kByte) text += static_cast<char>(token.byte);
+      if (token.text_bytes == 0 || token.type == TokenizerModel::Type::kByte) continue;
+      std::string_view rest = token.piece;
+      for (auto at = rest.find(kTokenSpace); at != std::string_view::npos; at = rest.find(kTokenSpace)) {
+        text.append(rest.substr(0, at)).push_back(' ');
+        rest.remove_prefix(at + kTokenSpace.size());
+      }
+      text += rest;
     }
+    if (model.dummy_prefix && text.starts_with(' ')) text.erase(0, 1);
     return text;
   }
 
  private:
-  sentencepiece::SentencePieceProcessor processor_;
-};
-
-/// Hands the lines of some documents to the library.
-class Lines final : public sentencepiece::SentenceIterator {
- public:
-  // The first line is a space, because every tokenizer needs a token for it, and the library demands that it occurs.
-  explicit Lines(std::span<const std::string_view> documents) : documents_(documents), line_(" ") {}
-
-  bool done() const override { return done_; }
-  void Next() override {
-    for (;;) {
-      while (rest_.empty()) {
-        if (documents_.empty()) {
-          done_ = true;
-          return;
-        }
-        rest_ = documents_.front();
-        documents_ = documents_.subspan(1);
-      }
-      const std::size_t end = std::min(rest_.find('\n'), rest_.size());
-      // The library takes no longer lines, nor zero bytes.
-      line_.assign(rest_.substr(0, std::min(end, kMaxLine)));
-      rest_.remove_prefix(std::min(end + 1, rest_.size()));
-      std::replace(line_.begin(), line_.end(), '\0', ' ');
-      if (!line_.empty()) return;
-    }
-  }
-  const std::string& value() const override { return line_; }
-  sentencepiece::util::Status status() const override { return {}; }
-
-  static constexpr std::size_t kMaxLine = 1 << 20;
-
- private:
-  std::span<const std::string_view> documents_;
-  std::string_view rest_;
-  std::string line_;
-  bool done_ = false;
+  PieceEncoder encoder_;
 };
 
 }  // namespace
@@ -162,44 +106,7 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::open(const std::string& path
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_model(std::string model, const std::string& name) {
   auto parsed = parse_tokenizer_model(model);
   if (!parsed.ok()) return with_context(std::move(parsed).error(), name);
-  try {
-    auto made = std::make_shared<PieceTokenizer>(*std::move(parsed), model);
-    if (auto loaded = made->load(model); !loaded.ok()) return with_context(std::move(loaded).error(), name);
-    return std::shared_ptr<const Tokenizer>(std::move(made));
-  } catch (const std::exception& error) {
-    return library_error(name, error.what());
-  }
-}
-
-Result<std::string> train_tokenizer(std::span<const std::string_view> documents, const TokenizerTraining& options) {
-  const std::unordered_map<std::string, std::string> settings{
-      {"vocab_size", std::to_string(options.vocabulary)},
-      {"model_type", options.bpe ? "bpe" : "unigram"},
-      // Nothing of a text may be lost.
-      {"byte_fallback", "true"},
-      {"normalization_rule_name", "identity"},
-      {"remove_extra_whitespaces", "false"},
-      {"add_dummy_prefix", "false"},
-      {"allow_whitespace_only_pieces", "true"},
-      {"required_chars", "\xE2\x96\x81"},
-      {"split_digits", "true"},
-      {"character_coverage", "0.9999"},
-      {"max_sentence_length", std::to_string(Lines::kMaxLine)},
-      {"num_threads", "1"},  // sums of several threads would differ from run to run
-      {"minloglevel", "2"},
-  };
-  if (std::all_of(documents.begin(), documents.end(), [](std::string_view text) { return text.empty(); }))
-    return invalid_argument("there is no text to learn tokens from");
-  Lines lines(documents);
-  std::string model;
-  try {
-    const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
-    if (!status.ok()) return library_error("training a tokenizer", status.ToString());
-  } catch (const std::exception& error) {
-    return library_error("training a tokenizer", error.what());
-  }
-  SKERRY_TRY(parse_tokenizer_model(model));
-  return model;
+  return std::shared_ptr<const Tokenizer>(std::make_shared<PieceTokenizer>(*std::move(parsed), model));
 }
 
 }  // namespace skerry::trainer

@@ -54,14 +54,4 @@ class Tokenizer {
   std::vector<std::uint16_t> text_bytes_;
 };
 
-struct TokenizerTraining {
-  std::uint64_t vocabulary = 0;  ///< tokens, with the 256 bytes and 3 control tokens: 260 … 2^20
-  bool bpe = true;               ///< otherwise unigram
-};
-
-/// Trains a SentencePiece model on documents: byte fallback, nothing normalised, "<unk>" 0, "<s>" 1, "</s>" 2; it is
-/// one that from_model() takes. The same documents and options give the same bytes (one thread). Lines are what it
-/// learns from. INVALID_ARGUMENT where the text is too small for the vocabulary.
-Result<std::string> train_tokenizer(std::span<const std::string_view> documents, const TokenizerTraining& options);
-
 }  // namespace skerry::trainer

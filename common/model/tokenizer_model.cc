@@ -11,7 +11,6 @@ namespace skerry {
 namespace {
 
 constexpr std::size_t kMaxTokenBytes = 512;
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, which stands for a space
 
 Error refused(const std::string& why) {
   return invalid_argument("not a SentencePiece model that can be used: " + why +
@@ -90,12 +89,10 @@ class WireReader {
   bool ok_ = true;
 };
 
-enum PieceType : std::uint64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
-
 struct Piece {
   std::string_view text;
   float score = 0;
-  std::uint64_t type = kNormal;
+  std::uint64_t type = 1;
 };
 
 /// What the model file says, field by field (sentencepiece_model.proto), with the defaults of that file.
@@ -106,9 +103,9 @@ struct ModelFile {
   bool spaces_behind = false;  // treat_whitespace_as_suffix
   std::string_view end_piece = "</s>";
   bool charsmap = false;
+  bool dummy_prefix = true;
   bool removes_spaces = true;
   bool escapes_spaces = true;
-  bool self_test = false;
 };
 
 std::optional<Piece> read_piece(std::string_view message) {
@@ -140,6 +137,7 @@ bool read_normaliser(std::string_view message, ModelFile& file) {
   WireReader reader(message);
   while (const auto field = reader.next()) {
     if (field->number == 2) file.charsmap = file.charsmap || !field->bytes.empty();
+    if (field->number == 3) file.dummy_prefix = field->value != 0;
     if (field->number == 4) file.removes_spaces = field->value != 0;
     if (field->number == 5) file.escapes_spaces = field->value != 0;
     if (field->number == 6) file.charsmap = file.charsmap || !field->bytes.empty();
@@ -167,9 +165,6 @@ Result<ModelFile> read_model(std::string_view bytes) {
       case 3:
         good = read_normaliser(field->bytes, file);
         break;
-      case 4:
-        file.self_test = true;
-        break;
       case 5: {  // of the way back: only that it has no map matters
         ModelFile back;
         good = read_normaliser(field->bytes, back);
@@ -191,7 +186,6 @@ Result<void> check_settings(const ModelFile& file) {
   if (file.charsmap) return refused("it normalises text; the rule must be identity");
   if (file.removes_spaces) return refused("it removes spaces (remove_extra_whitespaces)");
   if (!file.escapes_spaces || file.spaces_behind) return refused("spaces do not stand before words in it");
-  if (file.self_test) return refused("it has a self-test, which is of no use here");
   if (file.end_piece != "</s>") return refused("its end-of-text token is not \"</s>\"");
   return {};
 }
@@ -208,8 +202,8 @@ std::optional<unsigned> byte_of(std::string_view piece) {
 
 std::uint16_t text_bytes_of(std::string_view piece) {
   std::size_t bytes = piece.size();
-  for (auto at = piece.find(kSpace); at != std::string_view::npos; at = piece.find(kSpace, at + kSpace.size()))
-    bytes -= kSpace.size() - 1;
+  for (auto at = piece.find(kTokenSpace); at != std::string_view::npos; at = piece.find(kTokenSpace, at + kTokenSpace.size()))
+    bytes -= kTokenSpace.size() - 1;
   return static_cast<std::uint16_t>(bytes);
 }
 
@@ -220,8 +214,11 @@ Result<TokenizerModel> parse_tokenizer_model(std::string_view bytes) {
   SKERRY_ASSIGN(const ModelFile file, read_model(bytes));
   SKERRY_TRY(check_settings(file));
 
+  using Type = TokenizerModel::Type;
   TokenizerModel model;
   model.kind = file.model_type == 1 ? TokenizerModel::Kind::kUnigram : TokenizerModel::Kind::kBpe;
+  model.dummy_prefix = file.dummy_prefix;
+  model.tokens.reserve(file.pieces.size());
   std::optional<std::uint64_t> unknown, end;
   std::array<bool, 256> has_byte{};
   std::set<std::string_view> seen;
@@ -230,36 +227,35 @@ Result<TokenizerModel> parse_tokenizer_model(std::string_view bytes) {
     const Piece& piece = file.pieces[id];
     const auto bad = [&](const char* why) { return refused("token " + std::to_string(id) + " " + why); };
     if (piece.text.empty() || piece.text.size() > kMaxTokenBytes) return bad("is empty or longer than 512 bytes");
-    if (piece.text.find('\0') != std::string_view::npos) return bad("holds a zero byte");
     if (!std::isfinite(piece.score)) return bad("has a score that is not finite");
     if (!seen.insert(piece.text).second) return bad("is there twice");
-    std::uint16_t text = 0;
+    TokenizerModel::Token token{std::string(piece.text), piece.score, static_cast<Type>(piece.type), 0, 0};
     switch (piece.type) {
-      case kNormal:
-      case kUserDefined:
-      case kUnused:
-        text = text_bytes_of(piece.text);
-        has_space = has_space || (piece.text == kSpace && piece.type != kUnused);
+      case static_cast<std::uint64_t>(Type::kNormal):
+      case static_cast<std::uint64_t>(Type::kUserDefined):
+        token.text_bytes = text_bytes_of(piece.text);
+        has_space = has_space || piece.text == kTokenSpace;
         break;
-      case kUnknown:
+      case static_cast<std::uint64_t>(Type::kUnknown):
         if (unknown) return bad("is a second unknown token");
         unknown = id;
         break;
-      case kControl:
+      case static_cast<std::uint64_t>(Type::kControl):
         if (piece.text == "</s>") end = id;
         if (piece.text == "<s>") model.has_begin = true;
         break;
-      case kByte: {
+      case static_cast<std::uint64_t>(Type::kByte): {
         const auto byte = byte_of(piece.text);
         if (!byte) return bad("is no byte");
         has_byte[*byte] = true;
-        text = 1;
+        token.byte = static_cast<std::uint8_t>(*byte);
+        token.text_bytes = 1;
         break;
       }
       default:
-        return bad("has an unknown type");
+        return bad("is unused, or of an unknown type");
     }
-    model.text_bytes.push_back(text);
+    model.tokens.push_back(std::move(token));
   }
   if (std::count(has_byte.begin(), has_byte.end(), true) != 256) return refused("not every byte has a token");
   if (!unknown) return refused("it has no unknown token");

@@ -12,6 +12,7 @@
 #include "client/trainer/documents.h"
 #include "client/trainer/text_commands.h"
 #include "client/trainer/tokenizer.h"
+#include "client/trainer/tokenizer_training.h"
 #include "common/model/token_file.h"
 #include "common/os/files.h"
 #include "tests/support/temp_dir.h"
@@ -246,9 +247,9 @@ TEST_CASE("a token file's header is what its specification says") {
 }
 
 TEST_CASE("what a command cannot do with its arguments it says before it reads anything") {
-  CHECK(tokenizer_command({}).error().code == Code::kOutOfRange);
-  CHECK(tokenizer_command({"train", "--input", "/nowhere"}).error().code == Code::kOutOfRange);
-  CHECK_THAT(tokenizer_command({"train", "--input", "x", "--out", "y", "--vocabulary", "12"}).error().message,
+  CHECK(tokenizer_command({}, train_tokenizer).error().code == Code::kOutOfRange);
+  CHECK(tokenizer_command({"train", "--input", "/nowhere"}, train_tokenizer).error().code == Code::kOutOfRange);
+  CHECK_THAT(tokenizer_command({"train", "--input", "x", "--out", "y", "--vocabulary", "12"}, train_tokenizer).error().message,
              Contains("must be a whole number in [260, 1048576]"));
   CHECK_THAT(tokens_command({"--input", "x", "--out", "y", "--kind", "csv"}).error().message,
              Contains("must be text or jsonl"));
