@@ -388,7 +388,7 @@ Result<void> open_run(Follower& own, IslandLink& link, const std::string& text, 
   const json& examples = own.run.at("examples");
   const ExampleShape shape{static_cast<ExampleShape::Kind>(examples.at("kind").get<int>()), examples.at("shape").get<std::vector<std::uint64_t>>(),
                            examples.at("input_size").get<std::uint64_t>(), examples.at("classes").get<std::uint64_t>()};
-  SKERRY_ASSIGN(own.engine, Engine::make(own.run.at("model").dump(), own.layout, shape, own.training.loss, own.run.at("threads").get<int>()));
+  SKERRY_ASSIGN(own.engine, Engine::make(own.run.at("model").dump(), own.layout, shape, engine_options(own.training, own.run.at("threads").get<int>())));
   SKERRY_ASSIGN(TrainerState state, TrainerState::make(*own.engine, own.layout, own.training, 0));
   own.state = std::move(state);
   Meeting meeting{rank, size, own.run.at("file").get<std::string>(), own.run.at("host").get<std::string>(),

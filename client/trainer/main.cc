@@ -35,9 +35,10 @@ constexpr const char* kHelp = R"(skerry-trainer trains, evaluates and generates 
       A worker of that island on another machine, of rank 1 to N - 1: it waits for the leader, follows it, and ends with it.
       Start it again then: your service manager does.
 
-  skerry-trainer generate --model-dir DIR [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed S] [--threads N]
-      Continues a prompt with a text model. DIR holds model.json (the run's model section) and one FRAGMENT.safetensors for
-      each fragment, for example all.safetensors.
+  skerry-trainer generate --model-dir DIR [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]
+                          [--threads N]
+      Continues a prompt with a text model. DIR holds model.json (the run's model section), one FRAGMENT.safetensors for
+      each fragment, for example all.safetensors, and where the model's tokens are no bytes its tokenizer.model.
 
   skerry-trainer tokenizer train --input PATH --vocabulary N --out FILE [--kind text|jsonl] [--field text] [--type bpe|unigram]
       Makes a SentencePiece model of N tokens from local text (a directory or a file; jsonl: JSON lines with that member). The

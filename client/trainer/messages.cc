@@ -73,6 +73,7 @@ Result<Request> parse_open(const json& object) {
   SKERRY_ASSIGN(const std::uint64_t threads, count_member(object, "threads", 1024, 1));
   if (threads == 0) return wrong("threads", object["threads"], "1 … 1024");
   open.threads = static_cast<int>(threads);
+  SKERRY_ASSIGN(open.checkpoint_ms, count_member(object, "checkpoint_ms", 1u << 30, 0));
   SKERRY_ASSIGN(open.seed, count_member(object, "seed", kAnyCount, 0));
   SKERRY_ASSIGN(open.model, section(object, "model"));
   SKERRY_ASSIGN(open.training, section(object, "training"));
@@ -164,6 +165,7 @@ Result<Request> parse_generate(const json& object) {
   SKERRY_ASSIGN(generate.tokens, count_member(object, "tokens", 65536, 100));
   SKERRY_ASSIGN(generate.temperature, number_member(object, "temperature", 0.0, 100.0, 1.0));
   SKERRY_ASSIGN(generate.top_k, count_member(object, "top_k", kAnyCount, 0));
+  SKERRY_ASSIGN(generate.top_p, number_member(object, "top_p", 1e-9, 1, 1));
   SKERRY_ASSIGN(generate.seed, count_member(object, "seed", kAnyCount, 0));
   return Request(std::move(generate));
 }

@@ -23,6 +23,7 @@ struct OpenRequest {
   std::string state_dir;
   int threads = 1;  ///< 1 … 1024
   std::uint64_t seed = 0;
+  std::uint64_t checkpoint_ms = 0;  ///< a checkpoint in the middle of a task at most so often; 0: where asked for
   std::string model;  ///< the three sections as JSON text
   std::string training;
   std::string data;
@@ -81,6 +82,7 @@ struct GenerateRequest {
   std::uint64_t tokens = 100;  ///< at most 65536
   double temperature = 1.0;    ///< 0: always the likeliest byte
   std::uint64_t top_k = 0;     ///< 0: all
+  double top_p = 1.0;          ///< in (0, 1]
   std::uint64_t seed = 0;
 };
 

@@ -1,20 +1,22 @@
 #include "client/trainer/models.h"
 
-#include <cmath>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
+
+#include "client/trainer/decoder.h"
+#include "common/model/layout.h"
 
 namespace skerry::trainer {
 namespace {
 
 using nlohmann::json;
 
-Forward linear(const json& model, const Tensors& t) {
+Stage linear(const json& model, const Tensors& t) {
   const at::Tensor weight = t.at("weight");
   const at::Tensor bias = model.at("bias").get<bool>() ? t.at("bias") : at::Tensor();
-  return [weight, bias](const at::Tensor& x) { return at::linear(x.flatten(1), weight, bias); };
+  return [weight, bias](const at::Tensor& x, const Pass&) { return at::linear(x.flatten(1), weight, bias); };
 }
 
 at::Tensor activate(const std::string& name, const at::Tensor& x) {
@@ -23,7 +25,7 @@ at::Tensor activate(const std::string& name, const at::Tensor& x) {
   return at::relu(x);
 }
 
-Forward mlp(const json& model, const Tensors& t) {
+Stage mlp(const json& model, const Tensors& t) {
   std::vector<at::Tensor> weights;
   std::vector<at::Tensor> biases;
   for (std::size_t i = 0; i <= model.at("hidden").size(); ++i) {
@@ -31,7 +33,7 @@ Forward mlp(const json& model, const Tensors& t) {
     biases.push_back(t.at("layers." + std::to_string(i) + ".bias"));
   }
   const auto activation = model.at("activation").get<std::string>();
-  return [weights, biases, activation](const at::Tensor& x) {
+  return [weights, biases, activation](const at::Tensor& x, const Pass&) {
     at::Tensor h = x.flatten(1);
     for (std::size_t i = 0; i < weights.size(); ++i) {
       h = at::linear(h, weights[i], biases[i]);
@@ -41,9 +43,9 @@ Forward mlp(const json& model, const Tensors& t) {
   };
 }
 
-Forward cnn(const json& model, const Tensors& t) {
+Stage cnn(const json& model, const Tensors& t) {
   const std::int64_t padding = model.at("padding") == "same" ? (model.at("kernel").get<std::int64_t>() - 1) / 2 : 0;
-  return [t, padding](const at::Tensor& x) {
+  return [t, padding](const at::Tensor& x, const Pass&) {
     const auto block = [&](const at::Tensor& h, const std::string& name) {
       const at::Tensor y = at::conv2d(h, t.at(name + ".weight"), t.at(name + ".bias"), 1, padding);
       // ReLU after the pooling gives the same values with a quarter of the work.
@@ -55,10 +57,10 @@ Forward cnn(const json& model, const Tensors& t) {
   };
 }
 
-Forward resnet(const json& model, const Tensors& t) {
+Stage resnet(const json& model, const Tensors& t) {
   const auto groups = model.at("groups").get<std::int64_t>();
   const auto blocks = model.at("blocks").get<std::vector<std::int64_t>>();
-  return [t, groups, blocks](const at::Tensor& x) {
+  return [t, groups, blocks](const at::Tensor& x, const Pass&) {
     const auto norm = [&](const at::Tensor& h, const std::string& name) {
       return at::group_norm(h, groups, t.at(name + ".weight"), t.at(name + ".bias"), 1e-5);
     };
@@ -83,108 +85,15 @@ Forward resnet(const json& model, const Tensors& t) {
   };
 }
 
-struct DecoderLayer {
-  at::Tensor q, k, v, o, gate, up, down, before_attention, before_mlp;
-};
-
-Forward transformer(const json& model, const Tensors& t) {
-  const auto layers = model.at("layers").get<std::int64_t>();
-  const auto heads = model.at("heads").get<std::int64_t>();
-  const auto kv_heads = model.at("kv_heads").get<std::int64_t>();
-  const auto width = model.at("width").get<std::int64_t>();
-  const auto epsilon = model.at("norm_epsilon").get<double>();
-  const std::int64_t size = width / heads;
-  const at::Tensor table =
-      rotary_table(model.at("context").get<std::int64_t>(), size, model.at("rope_theta").get<double>());
-  const at::Tensor embedding = t.at("model.embed_tokens.weight");
-  const at::Tensor head = model.at("tied").get<bool>() ? embedding : t.at("lm_head.weight");
-  const at::Tensor last_norm = t.at("model.norm.weight");
-  std::vector<DecoderLayer> stack;
-  for (std::int64_t n = 0; n < layers; ++n) {
-    const std::string name = "model.layers." + std::to_string(n) + ".";
-    const auto weight = [&](const char* part) { return t.at(name + part + ".weight"); };
-    stack.push_back({weight("self_attn.q_proj"), weight("self_attn.k_proj"), weight("self_attn.v_proj"),
-                     weight("self_attn.o_proj"), weight("mlp.gate_proj"), weight("mlp.up_proj"),
-                     weight("mlp.down_proj"), weight("input_layernorm"), weight("post_attention_layernorm")});
-  }
-  return [=](const at::Tensor& tokens) {
-    const std::int64_t rows = tokens.size(0);
-    const std::int64_t length = tokens.size(1);
-    const at::Tensor angles = table.slice(1, 0, length);
-    at::Tensor h = at::embedding(embedding, tokens.reshape({-1}));
-    for (const DecoderLayer& layer : stack) {
-      const at::Tensor x = rms_norm(h, layer.before_attention, epsilon);
-      const at::Tensor q = rotate_heads(at::linear(x, layer.q).view({rows, length, heads, size}), angles);
-      const at::Tensor k = rotate_heads(at::linear(x, layer.k).view({rows, length, kv_heads, size}), angles);
-      const at::Tensor v = at::linear(x, layer.v).view({rows, length, kv_heads, size}).transpose(1, 2);
-      const at::Tensor mixed = causal_attention(q, k, v).view({rows * length, width});
-      h = h + at::linear(mixed, layer.o);
-      const at::Tensor z = rms_norm(h, layer.before_mlp, epsilon);
-      h = h + at::linear(silu_product(at::linear(z, layer.gate), at::linear(z, layer.up)), layer.down);
-    }
-    return at::linear(rms_norm(h, last_norm, epsilon), head);
-  };
-}
-
 }  // namespace
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return x * at::rsqrt(x.square().mean(-1, true) + epsilon) * weight;
-}
-
-at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up) { return at::silu(gate) * up; }
-
-at::Tensor rotary_table(std::int64_t length, std::int64_t size, double theta) {
-  const std::int64_t half = size / 2;
-  at::Tensor table = at::empty({2, length, half}, at::kFloat);
-  float* cosine = table.data_ptr<float>();
-  float* sine = cosine + length * half;
-  for (std::int64_t p = 0; p < length; ++p) {
-    for (std::int64_t j = 0; j < half; ++j) {
-      const double angle =
-          static_cast<double>(p) * std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(size));
-      *cosine++ = static_cast<float>(std::cos(angle));
-      *sine++ = static_cast<float>(std::sin(angle));
-    }
-  }
-  return table;
-}
-
-at::Tensor rotate_heads(const at::Tensor& x, const at::Tensor& table) {
-  const std::int64_t half = x.size(3) / 2;
-  const at::Tensor moved = x.transpose(1, 2);
-  const at::Tensor a = moved.slice(3, 0, half);
-  const at::Tensor b = moved.slice(3, half);
-  const at::Tensor cosine = table.select(0, 0);
-  const at::Tensor sine = table.select(0, 1);
-  return at::cat({a * cosine - b * sine, b * cosine + a * sine}, 3);
-}
-
-at::Tensor causal_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) {
-  const std::int64_t rows = queries.size(0);
-  const std::int64_t heads = queries.size(1);
-  const std::int64_t length = queries.size(2);
-  const std::int64_t size = queries.size(3);
-  const std::int64_t kv_heads = keys.size(1);
-  // The query heads that share a key head stand one under the other, so that each key head is one product.
-  const std::int64_t tall = heads / kv_heads * length;
-  const at::Tensor q = (queries * (1.0 / std::sqrt(static_cast<double>(size)))).reshape({rows * kv_heads, tall, size});
-  const at::Tensor k = keys.reshape({rows * kv_heads, length, size});
-  const at::Tensor v = values.reshape({rows * kv_heads, length, size});
-  const at::Tensor future = at::ones({length, length}, at::kBool).triu(1);
-  const at::Tensor scores = at::bmm(q, k.transpose(1, 2)).view({rows * heads, length, length});
-  const at::Tensor weights =
-      at::softmax(scores.masked_fill(future, -INFINITY), -1).view({rows * kv_heads, tall, length});
-  return at::bmm(weights, v).view({rows, heads, length, size}).transpose(1, 2).reshape({rows, length, heads * size});
-}
-
-Forward make_forward(const json& model, const Tensors& tensors) {
+Stages make_stages(const json& model, const Tensors& tensors, bool bf16) {
   const auto architecture = model.at("architecture").get<std::string>();
-  if (architecture == "linear") return linear(model, tensors);
-  if (architecture == "mlp") return mlp(model, tensors);
-  if (architecture == "cnn") return cnn(model, tensors);
-  if (architecture == "resnet") return resnet(model, tensors);
-  return transformer(model, tensors);
+  if (is_text_model(architecture)) return decoder_stages(model, tensors, bf16);
+  if (architecture == "linear") return {linear(model, tensors)};
+  if (architecture == "mlp") return {mlp(model, tensors)};
+  if (architecture == "cnn") return {cnn(model, tensors)};
+  return {resnet(model, tensors)};
 }
 
 }  // namespace skerry::trainer

@@ -2,9 +2,11 @@
 // here.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <nlohmann/json_fwd.hpp>
@@ -13,30 +15,32 @@ namespace skerry::trainer {
 
 using Tensors = std::unordered_map<std::string, at::Tensor>;
 
-/// From a batch to logits or values. Images [rows, channels, height, width] or rows [rows, inputs] → [rows, outputs];
-/// text as i64 [rows, length ≤ context] → [rows · length, vocabulary].
-using Forward = std::function<at::Tensor(const at::Tensor&)>;
+/// What the layers of a text model have computed of the tokens read so far: for each layer keys and values [1, kv_heads,
+/// context, size], of which the first `length` positions are filled.
+struct KeyValues {
+  std::vector<at::Tensor> keys;
+  std::vector<at::Tensor> values;
+  std::int64_t length = 0;
+};
 
-/// The forward pass of a resolved model section over its layout's tensors, which it keeps. A tensor that is missing is
-/// our own mistake (the layout names them all): std::out_of_range.
-Forward make_forward(const nlohmann::json& model, const Tensors& tensors);
+/// One pass of a batch through a model.
+struct Pass {
+  std::int64_t rows = 0;
+  std::int64_t length = 0;      ///< of each row, where the rows are text
+  KeyValues* cache = nullptr;  ///< text, one row: what came before, to which these tokens are added
+};
 
-// Pieces of the transformer, with gradients of their own.
+/// A part of a model, from the activations before it to those after it.
+using Stage = std::function<at::Tensor(const at::Tensor&, const Pass&)>;
 
-/// x / √(mean over the last dimension of x² + epsilon) · weight; x is [rows, width].
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+/// A model: its stages one after another, from a batch to logits or values. Images [rows, channels, height, width] or
+/// rows [rows, inputs] → [rows, outputs]; text as i64 [rows, length ≤ context] → [rows · length, vocabulary]. The stages
+/// of a text model are the embedding, every decoder layer, the head; other models have one.
+using Stages = std::vector<Stage>;
 
-/// SiLU(gate) · up, element by element.
-at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up);
-
-/// The angles of rotary embedding: f32 [2, length, size / 2], cosines then sines.
-at::Tensor rotary_table(std::int64_t length, std::int64_t size, double theta);
-
-/// Turns the heads of x [rows, length, heads, size] by the table and moves them: [rows, heads, length, size].
-at::Tensor rotate_heads(const at::Tensor& x, const at::Tensor& table);
-
-/// Causal attention with scale 1/√size. Queries [rows, heads, length, size], keys and values [rows, kv_heads, length,
-/// size]; query head i looks at key/value head ⌊i · kv_heads / heads⌋. Result [rows, length, heads · size].
-at::Tensor causal_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values);
+/// The stages of a resolved model section over its layout's tensors, which they keep. `bf16`: a text model's matrix
+/// products are done in bf16, everything else in f32. A tensor that is missing is our own mistake (the layout names them
+/// all): std::out_of_range.
+Stages make_stages(const nlohmann::json& model, const Tensors& tensors, bool bf16);
 
 }  // namespace skerry::trainer

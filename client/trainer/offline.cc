@@ -8,6 +8,7 @@
 
 #include "client/trainer/engine.h"
 #include "client/trainer/sampling.h"
+#include "client/trainer/tokenizer.h"
 #include "common/model/fragment_file.h"
 #include "common/os/files.h"
 
@@ -22,7 +23,7 @@ using Options = std::map<std::string, std::string, std::less<>>;
 
 Result<Options> parse_options(const std::vector<std::string_view>& arguments) {
   Options options{{"--model-dir", ""}, {"--prompt", ""}, {"--tokens", "200"}, {"--temperature", "0.8"},
-                  {"--top-k", "40"},   {"--seed", "1"},  {"--threads", "2"}};
+                  {"--top-k", "40"},   {"--top-p", "1"}, {"--seed", "1"},     {"--threads", "2"}};
   for (std::size_t i = 0; i < arguments.size(); i += 2) {
     const auto option = options.find(arguments[i]);
     if (option == options.end()) return wrong("generate has no option \"" + std::string(arguments[i]) + "\"");
@@ -52,6 +53,7 @@ Result<std::string> generate_offline(const std::vector<std::string_view>& argume
   SKERRY_ASSIGN(const std::uint64_t tokens, number<std::uint64_t>(options, "--tokens", 0, 1 << 20));
   SKERRY_ASSIGN(const double temperature, number<double>(options, "--temperature", 0, 100));
   SKERRY_ASSIGN(const std::uint64_t top_k, number<std::uint64_t>(options, "--top-k", 0, 1 << 24));
+  SKERRY_ASSIGN(const double top_p, number<double>(options, "--top-p", 1e-9, 1));
   SKERRY_ASSIGN(const std::uint64_t seed, number<std::uint64_t>(options, "--seed", 0, ~std::uint64_t{0}));
   SKERRY_ASSIGN(const int threads, number<int>(options, "--threads", 1, 1024));
 
@@ -59,13 +61,16 @@ Result<std::string> generate_offline(const std::vector<std::string_view>& argume
   SKERRY_ASSIGN(const std::string section, read_file(join_path(directory, "model.json"), 1 << 20));
   SKERRY_ASSIGN(const json model, resolve_model(json::parse(section, nullptr, false)));
   SKERRY_ASSIGN(const ModelLayout layout, build_layout(model));
-  if (layout.architecture != "transformer") {
+  if (!is_text_model(layout.architecture)) {
     return Error(failed_precondition(directory + ": its model is " + layout.architecture +
-                                     ", only a transformer generates text"));
+                                     ", only transformer and mpt generate text"));
   }
+  const std::string tokenizer_path = join_path(directory, "tokenizer.model");
+  SKERRY_ASSIGN(const auto tokenizer, Tokenizer::open(path_exists(tokenizer_path) ? tokenizer_path : ""));
   const auto context = model.at("context").get<std::uint64_t>();
-  SKERRY_ASSIGN(const auto engine, Engine::make(section, layout, {ExampleShape::Kind::kText, {context}, context, 256},
-                                                std::nullopt, threads));
+  SKERRY_ASSIGN(const auto engine,
+                Engine::make(section, layout, {ExampleShape::Kind::kText, {context}, context, tokenizer->size()},
+                             engine_options({}, threads)));
   const std::vector<std::uint64_t> offsets = fragment_offsets(layout);
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
     if (layout.fragments[i].role == FragmentRole::kControl) continue;
@@ -75,9 +80,10 @@ Result<std::string> generate_offline(const std::vector<std::string_view>& argume
     SKERRY_TRY(file.read(0, engine->parameters().subspan(offsets[i], layout.fragments[i].elements)));
   }
   const std::string& prompt = options.find("--prompt")->second;
-  SKERRY_ASSIGN(
-      const std::string continuation,
-      continue_prompt(*engine, context, prompt, {tokens, temperature, top_k, seed}, [] { return Result<void>(); }));
+  SamplingOptions sampling{{temperature, top_k, top_p, seed}, tokens};
+  if (tokenizer->size() > static_cast<std::uint64_t>(tokenizer->end_of_text())) sampling.end = tokenizer->end_of_text();
+  SKERRY_ASSIGN(const std::string continuation,
+                continue_prompt(*engine, context, *tokenizer, prompt, sampling, [] { return Result<void>(); }));
   return prompt + continuation;
 }
 

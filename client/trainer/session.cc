@@ -11,6 +11,7 @@
 #include "client/trainer/blas.h"
 #include "client/trainer/island.h"
 #include "client/trainer/sampling.h"
+#include "client/trainer/tokenizer.h"
 #include "common/model/initialise.h"
 #include "common/os/files.h"
 
@@ -27,7 +28,7 @@ void log(const std::string& sentence) { std::fprintf(stderr, "skerry-trainer: %s
 
 // A text model's window; 0 for a model that takes other examples.
 std::uint64_t context_of(const json& model) {
-  return model.at("architecture") == "transformer" ? model.at("context").get<std::uint64_t>() : 0;
+  return is_text_model(model.at("architecture").get<std::string>()) ? model.at("context").get<std::uint64_t>() : 0;
 }
 
 }  // namespace
@@ -119,8 +120,10 @@ Result<void> Session::handle_open(OpenRequest request) {
   SKERRY_ASSIGN(open->training, parse_training(open->request.training));
   SKERRY_TRY(make_directories(open->request.state_dir));
   SKERRY_ASSIGN(open->data, open_data_(open->request.data, context_of(model)));
-  SKERRY_ASSIGN(open->engine, Engine::make(open->request.model, open->layout, open->data->shape(), open->training.loss,
-                                           open->request.threads));
+  const EngineOptions options = engine_options(open->training, open->request.threads);
+  if (options.precision == Precision::kBf16 && options.device == "cpu")
+    log("training.precision is bf16, which few processors multiply faster than f32, and most slower");
+  SKERRY_ASSIGN(open->engine, Engine::make(open->request.model, open->layout, open->data->shape(), options));
   SKERRY_ASSIGN(TrainerState state,
                 TrainerState::make(*open->engine, open->layout, open->training, open->request.seed));
   open->state = std::move(state);
@@ -233,10 +236,13 @@ Result<void> Session::handle_generate(const GenerateRequest& request) {
       return Error(
           failed_precondition("generate needs a text model; this run's model is " + open_->layout.architecture));
     }
-    const std::size_t context = open_->data->shape().input_size;
+    const ExampleShape& shape = open_->data->shape();
+    const json data = json::parse(open_->request.data, nullptr, false);
+    SKERRY_ASSIGN(const auto tokenizer, Tokenizer::open(data.is_object() ? data.value("tokenizer", "") : ""));
+    SamplingOptions options{{request.temperature, request.top_k, request.top_p, request.seed}, request.tokens};
+    if (shape.classes > static_cast<std::uint64_t>(tokenizer->end_of_text())) options.end = tokenizer->end_of_text();
     SKERRY_ASSIGN(const std::string continuation,
-                  continue_prompt(*open_->engine, context, request.prompt,
-                                  {request.tokens, request.temperature, request.top_k, request.seed},
+                  continue_prompt(*open_->engine, shape.input_size, *tokenizer, request.prompt, options,
                                   [&] { return attend(request.task, false); }));
     channel_.send(generated_line(request.task, request.prompt + continuation));
     return {};

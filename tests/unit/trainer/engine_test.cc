@@ -54,8 +54,8 @@ ModelLayout layout_of(const Case& c) {
   return *std::move(layout);
 }
 
-std::unique_ptr<Engine> engine_of(const Case& c, const ModelLayout& layout, int threads) {
-  auto engine = Engine::make(c.model, layout, c.examples, std::nullopt, threads);
+std::unique_ptr<Engine> engine_of(const Case& c, const ModelLayout& layout, const EngineOptions& options) {
+  auto engine = Engine::make(c.model, layout, c.examples, options);
   REQUIRE(engine.ok());
   const auto offsets = fragment_offsets(layout);
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
@@ -63,6 +63,12 @@ std::unique_ptr<Engine> engine_of(const Case& c, const ModelLayout& layout, int 
     REQUIRE(initialise_fragment(layout, layout.fragments[i].name, 11, 0, part).ok());
   }
   return *std::move(engine);
+}
+
+std::unique_ptr<Engine> engine_of(const Case& c, const ModelLayout& layout, int threads) {
+  EngineOptions options;
+  options.threads = threads;
+  return engine_of(c, layout, options);
 }
 
 Batch batch_for(const ExampleShape& shape, std::size_t count) {
@@ -217,7 +223,9 @@ TEST_CASE("examples that do not fit the model are refused with both sides of the
                           std::optional<LossKind> loss = std::nullopt) {
     const auto layout = build_layout(nlohmann::json::parse(model));
     REQUIRE(layout.ok());
-    const auto engine = Engine::make(model, *layout, examples, loss, 1);
+    EngineOptions options;
+    options.loss = loss;
+    const auto engine = Engine::make(model, *layout, examples, options);
     REQUIRE_FALSE(engine.ok());
     CHECK(engine.error().code == Code::kInvalidArgument);
     return engine.error().message;

@@ -5,8 +5,8 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
+#include "client/trainer/decoder.h"
 #include "client/trainer/engine.h"
-#include "client/trainer/models.h"
 #include "common/model/philox.h"
 
 using namespace skerry::trainer;
@@ -109,7 +109,7 @@ TEST_CASE("what a text model says of a byte does not depend on the bytes after i
       R"({"architecture":"transformer","layers":2,"width":16,"heads":4,"kv_heads":2,"context":8,"initial_std":0.3})";
   const auto layout = skerry::build_layout(nlohmann::json::parse(section));
   REQUIRE(layout.ok());
-  const auto engine = Engine::make(section, *layout, {ExampleShape::Kind::kText, {8}, 8, 256}, std::nullopt, 1);
+  const auto engine = Engine::make(section, *layout, {ExampleShape::Kind::kText, {8}, 8, 256}, {});
   REQUIRE(engine.ok());
   const at::Tensor weights = drawn({static_cast<std::int64_t>(layout->parameters)}, 9) * 0.5;
   std::copy_n(weights.data_ptr<float>(), layout->parameters, (*engine)->parameters().begin());
@@ -123,7 +123,7 @@ TEST_CASE("what a text model says of a byte does not depend on the bytes after i
   for (std::size_t i = 0; i < 6 * 256; ++i) REQUIRE(before[i] == Approx(after[i]).margin(1e-5));
   CHECK(std::vector<float>(before.begin() + 6 * 256, before.end()) !=
         std::vector<float>(after.begin() + 6 * 256, after.end()));
-  const std::vector<float> next = *(*engine)->next_byte_logits("abc");
+  const std::vector<float> next = *(*engine)->reader()->read(std::vector<std::int64_t>{'a', 'b', 'c'});
   REQUIRE(next.size() == 256);
   for (std::size_t i = 0; i < 256; ++i) REQUIRE(next[i] == Approx(before[2 * 256 + i]).margin(1e-4));
 }

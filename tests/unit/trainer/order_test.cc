@@ -69,7 +69,7 @@ TEST_CASE("shifts stay below their number and change from pass to pass") {
 
 TEST_CASE("temperature 0 takes the likeliest, the first of equals") {
   const std::vector<float> logits{1, 3, 2, 3};
-  for (std::uint64_t i = 0; i < 20; ++i) CHECK(draw_class(logits, 0, 0, 1, i) == 1);
+  for (std::uint64_t i = 0; i < 20; ++i) CHECK(draw_class(logits, {.temperature = 0, .seed = 1}, i) == 1);
 }
 
 TEST_CASE("draws follow the softmax, top-k leaves the rest out, and a seed repeats them") {
@@ -77,16 +77,29 @@ TEST_CASE("draws follow the softmax, top-k leaves the rest out, and a seed repea
   std::vector<int> all(4, 0);
   std::vector<int> two(4, 0);
   for (std::uint64_t i = 0; i < 20000; ++i) {
-    const std::size_t drawn = draw_class(logits, 1.0, 0, 42, i);
-    CHECK(drawn == draw_class(logits, 1.0, 0, 42, i));
+    const std::size_t drawn = draw_class(logits, {.seed = 42}, i);
+    CHECK(drawn == draw_class(logits, {.seed = 42}, i));
     ++all[drawn];
-    ++two[draw_class(logits, 1.0, 2, 42, i)];
+    ++two[draw_class(logits, {.top_k = 2, .seed = 42}, i)];
   }
   const double total = 1 + std::exp(1.0) + std::exp(2.0) + std::exp(-1.0);
   for (std::size_t i = 0; i < 4; ++i) CHECK(all[i] / 20000.0 == Approx(std::exp(logits[i]) / total).margin(0.01));
   CHECK(two[0] == 0);
   CHECK(two[3] == 0);
   CHECK(two[2] / 20000.0 == Approx(1 / (1 + std::exp(-1.0))).margin(0.01));
+}
+
+TEST_CASE("top-p leaves the fewest likeliest that have the probability, and one at least") {
+  const std::vector<float> logits{0.0f, 1.0f, 2.0f, -1.0f};  // probabilities 0.087, 0.237, 0.644, 0.032
+  std::vector<int> drawn(4, 0);
+  for (std::uint64_t i = 0; i < 5000; ++i) {
+    CHECK(draw_class(logits, {.top_p = 0.6, .seed = 42}, i) == 2);
+    CHECK(draw_class(logits, {.top_p = 1e-9, .seed = 42}, i) == 2);
+    ++drawn[draw_class(logits, {.top_p = 0.65, .seed = 42}, i)];
+  }
+  CHECK(drawn[0] == 0);
+  CHECK(drawn[3] == 0);
+  CHECK(drawn[2] / 5000.0 == Approx(0.644 / (0.644 + 0.237)).margin(0.02));
 }
 
 TEST_CASE("a pool runs each part once, in a thread of its own, as often as it is asked") {
