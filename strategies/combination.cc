@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/config/canonical_json.h"
 #include "strategies/catalogue.h"
 #include "strategies/outer/outer_optimizer.h"
 #include "strategies/participation.h"
@@ -56,6 +57,70 @@ void add_notes_on_steps(const RunSpec& spec, std::vector<std::string>& notes) {
     notes.push_back("aggregation.proximal is not training.learning_rate times training.proximal" + lengths);
 }
 
+/// Whether the run can train on while its updates travel.
+Result<void> check_overlap(const RunSpec& spec, const Rule& rule) {
+  const ExchangeSpec& exchange = spec.exchange;
+  if (exchange.merge == "replace" && exchange.alpha != 0)
+    return invalid_argument("exchange.alpha is " + canonical_number(exchange.alpha) +
+                            ", but exchange.merge replace takes the new version as it is: choose lerp or eager");
+  if (exchange.overlap == 0) return {};
+  const auto refused = [&exchange](const std::string& why) {
+    return invalid_argument("exchange.overlap is " + std::to_string(exchange.overlap) + ", but " + why);
+  };
+  const ParticipationSpec& participation = spec.participation;
+  const bool asynchronous = participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  if (spec.training.steps == 0)
+    return refused("training.steps is 0: what a node merges when is counted in steps of its tasks");
+  if (exchange.overlap > spec.training.steps)
+    return refused("a task has " + std::to_string(spec.training.steps) +
+                   " steps (training.steps): a version is merged within the task after the one that it contains");
+  if (spec.training.control_variates)
+    return refused("training.control_variates need every task to begin with the model that all have");
+  if (participation.cohort_size > 0 || participation.cohort_fraction < 1)
+    return refused("nodes are drawn for each exchange (participation.cohort_size, cohort_fraction): those who train on "
+                   "work for every exchange");
+  if (participation.minimum_separation > 1)
+    return refused("participation.minimum_separation lets nodes rest: those who train on work for every exchange");
+  if (asynchronous && participation.concurrency > 0)
+    return refused("participation.concurrency lets only some nodes train at once: those who train on do not stop");
+  if (participation.work == ParticipationSpec::Work::kFedCompass)
+    return refused("participation.work fedcompass plans when nodes are done, which it cannot where they do not wait: "
+                   "choose equal or dylu");
+  if (participation.work == ParticipationSpec::Work::kDylu && !asynchronous)
+    return refused("participation.work dylu measures how long tasks take, and in overlapped rounds they take as long as "
+                   "the slowest node's: choose equal, or participation.mode asynchronous");
+  if (asynchronous && exchange.block)
+    return refused("exchange.on_late is block, and in an asynchronous run the exchange may need further updates of the "
+                   "very node that waits for it: set it to on_arrival");
+  if (rule.needs.rebased)
+    return refused("aggregation.rule " + rule.name +
+                   " moves updates from the versions they were measured against, and merged tensors are no version: set "
+                   "aggregation.rebase to false");
+  return {};
+}
+
+/// What overlapped exchange can do but is rarely meant to.
+void add_notes_on_overlap(const RunSpec& spec, std::vector<std::string>& notes) {
+  const ExchangeSpec& exchange = spec.exchange;
+  if (exchange.overlap == 0) return;
+  const bool whole_round = exchange.overlap == spec.training.steps;
+  const double momentum = number_in(spec.outer, "momentum").value_or(0);
+  if (whole_round && exchange.schedule == ExchangeSpec::Schedule::kWhole && momentum >= 0.8 && exchange.merge != "eager")
+    notes.push_back("exchange.overlap is a whole round: each outer step then answers the model of two rounds ago, and "
+                    "outer.momentum " + canonical_number(momentum) +
+                    " may swing; merge eager, a lower outer.learning_rate or less momentum are usual (arXiv 2502.12996)");
+  if (exchange.merge == "lerp" && exchange.alpha == 1)
+    notes.push_back("exchange.alpha is 1 with merge lerp: nodes keep their own tensors and never take the new version");
+  if (exchange.merge == "eager" && !whole_round)
+    notes.push_back("exchange.merge eager is meant for an overlap of a whole round (training.steps); lerp is usual below");
+  if (exchange.merge == "lerp" && whole_round)
+    notes.push_back("exchange.merge lerp is meant for a few steps of overlap; over a whole round replace or eager are "
+                    "usual");
+  if (exchange.merge == "replace" && !whole_round && spec.participation.mode == ParticipationSpec::Mode::kSynchronous)
+    notes.push_back("exchange.merge replace throws away what a node learns in the " + std::to_string(exchange.overlap) +
+                    " steps of overlap; lerp keeps half of it");
+}
+
 }  // namespace
 
 Surroundings surroundings(const RunSpec& spec) {
@@ -66,7 +131,8 @@ Surroundings surroundings(const RunSpec& spec) {
   out.all_clients = !out.asynchronous && participation.grace_s < 0 && participation.deadline_s == 0;
   out.groups = participation.work == ParticipationSpec::Work::kFedCompass;
   out.fewest_updates = out.groups ? 1 : out.asynchronous ? participation.buffer : participation.quorum;
-  if (out.asynchronous && !out.groups) out.most_updates = participation.buffer;
+  const bool grace = participation.adaptive_grace || participation.grace_s > 0;
+  if (out.asynchronous && !out.groups && !grace) out.most_updates = participation.buffer;
   if (!out.asynchronous && participation.cohort_size > 0)
     out.most_updates = invited_for(participation, participation.cohort_size);
   out.start_loss = spec.training.start_loss;
@@ -100,6 +166,7 @@ Result<void> check_combination(const RunSpec& spec, const RuleCatalogue& rules) 
   SKERRY_ASSIGN(const Rule rule, rules.make(aggregation_part(spec)));
   SKERRY_TRY(make_outer_optimizer(outer_part(spec)));
   SKERRY_TRY(check_needs(rule, surroundings(spec)));
+  SKERRY_TRY(check_overlap(spec, rule));
   if (spec.training.control_variates && spec.aggregation.name != "weighted_mean")
     return invalid_argument("aggregation.rule is " + spec.aggregation.name +
                             ", must be weighted_mean with training.control_variates: control variates are averages");
@@ -140,6 +207,7 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
     notes.push_back(
         "aggregation.rule sign_majority gives every value an outer gradient of 1 or -1, and "
         "outer.learning_rate above 0.1 moves it by as much in every exchange: values like 0.001 are usual");
+  add_notes_on_overlap(spec, notes);
   if (rule == "qffl" && number_in(spec.aggregation, "learning_rate") != spec.training.learning_rate)
     notes.push_back("aggregation.learning_rate and training.learning_rate differ: qffl takes the one for the other");
   if (spec.strategy == "fedper" && spec.exchange.personal.empty())

@@ -243,7 +243,11 @@ Result<void> check_participation(const json& participation, const json& document
   const std::string no_rounds = ", but participation.mode is asynchronous: no exchange is waited for there";
   if (asynchronous && number("over_selection") > 1) return refused("over_selection", no_rounds);
   if (asynchronous && number("minimum_completion") > 0) return refused("minimum_completion", no_rounds);
-  if (asynchronous && participation.at("grace") == "adaptive") return refused("grace", no_rounds);
+  const bool grace = participation.at("grace") == "adaptive" || number("grace_s") > 0;
+  if (asynchronous && grace && (participation.at("work") == "fedcompass" || number("minimum_separation") > 1))
+    return refused(participation.at("grace") == "adaptive" ? "grace" : "grace_s",
+                   ", but with participation.work fedcompass or minimum_separation an asynchronous exchange knows which "
+                   "updates it is made of: leave the grace window out");
   if (!asynchronous && number("concurrency") > 0)
     return refused("concurrency", ", but participation.mode is synchronous: set cohort_size");
   if (number("over_selection") > 1 && !drawn)

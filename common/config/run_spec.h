@@ -44,15 +44,15 @@ struct ParticipationSpec {
   std::uint64_t cohort_size = 0;        ///< 0: everyone
   double cohort_fraction = 1;           ///< of the nodes ready when an exchange opens
   double deadline_s = 0;                ///< 0: none
-  double grace_s = -1;                  ///< after the quorum is reached; -1: until the deadline
+  double grace_s = -1;                  ///< after the quorum (buffer) is reached; -1: until the deadline (none)
   double reconnect_s = 0;               ///< how long a node that went away is waited for
-  std::uint64_t buffer = 1;             ///< asynchronous: updates an exchange
+  std::uint64_t buffer = 1;             ///< asynchronous: fewest updates of an exchange
   std::uint64_t maximum_staleness = 0;  ///< asynchronous
   double staleness_exponent = 0.5;      ///< asynchronous: an update's factor is (1 + staleness)^-exponent
   double over_selection = 1;            ///< synchronous: invited for each node of the cohort
   double minimum_completion = 0;        ///< synchronous: share of the invited, below which an exchange is void
   bool adaptive_grace = false;          ///< the grace window follows what is measured; grace_s is its most
-  double grace_safety = 0.5;            ///< adaptive: at most so many times what the quorum took
+  double grace_safety = 0.5;            ///< adaptive: at most so many times the slack, see adaptive_grace_ms
   std::vector<std::string> required_nodes;  ///< always invited; nothing is committed without them
   std::uint64_t minimum_separation = 1;     ///< exchanges from one participation of a node to its next
   std::uint64_t concurrency = 0;            ///< asynchronous: nodes that train at once; 0: all

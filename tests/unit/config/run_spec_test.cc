@@ -264,7 +264,9 @@ TEST_CASE("ways of taking part that cannot work together are refused with the re
   CHECK(refused("minimum_separation = 2\ncohort_size = 1\nrequired_nodes = [\"a\"]\n")
             .find("must take part in every exchange") != std::string::npos);
   CHECK(refused("concurrency = 3\n").find("participation.mode is synchronous") != std::string::npos);
-  CHECK(refused("mode = \"asynchronous\"\ngrace = \"adaptive\"\n").find("participation.mode is asynchronous") !=
+  CHECK(refused("mode = \"asynchronous\"\nwork = \"fedcompass\"\ngrace = \"adaptive\"\n").find("leave the grace window") !=
+        std::string::npos);
+  CHECK(refused("mode = \"asynchronous\"\nminimum_separation = 2\ngrace_s = 5\n").find("leave the grace window") !=
         std::string::npos);
   CHECK(refused("work = \"fedcompass\"\n").find("needs participation.mode asynchronous") != std::string::npos);
   CHECK(refused("work = \"dylu\"\nminimum_steps = 1000000\n").find("must be at most training.steps") !=
@@ -389,13 +391,13 @@ TEST_CASE("docs/run-spec.md holds the reference that the table of fields generat
     FAIL("the reference differs: run this test with SKERRY_WRITE_DOCS=1; it must read:\n" << generated);
 }
 
-TEST_CASE("a run that continues another one says a version below its rounds, and steps that tell its place") {
-  const std::string start = "[start]\nrun = \"r-1\"\nversion = 4\n";
+TEST_CASE("a run that continues another one says a round below its own, and steps that tell its place") {
+  const std::string start = "[start]\nrun = \"r-1\"\nround = 4\n";
   const auto spec = parsed(kSmall + start);
   if (!spec.ok()) FAIL(spec.error().message);
   CHECK(spec->start == StartSpec{"r-1", 4});
   CHECK(spec->stop.rounds == 10);
-  CHECK(error_of(kSmall + "[start]\nversion = 4\n") == "run spec line 16: start.version is 4, but start.run names no run");
+  CHECK(error_of(kSmall + "[start]\nround = 4\n") == "run spec line 16: start.round is 4, but start.run names no run");
   CHECK(error_of(kSmall + start + "[stop]\nrounds = 4\n").find("must be below stop.rounds (4)") != std::string::npos);
   CHECK(error_of(kSmall + "epochs = 1\n" + start).find("only training.steps say") != std::string::npos);
   CHECK(error_of(kSmall + start + "[participation]\nmode = \"asynchronous\"\n").find("no round") != std::string::npos);

@@ -220,3 +220,56 @@ TEST_CASE("what is possible but rarely meant is said") {
   CHECK(notes("[aggregation]\nrule = \"qffl\"\nlearning_rate = 0.2\n").size() == 1);
   CHECK(notes("[aggregation]\nrule = \"qffl\"\n").empty());
 }
+
+TEST_CASE("overlapped exchange is refused where a node cannot train on while its update travels") {
+  const auto overlap = [](const std::string& more, const std::string& steps = "10",
+                          const std::string& exchange = "overlap = 5\n") {
+    return refusal("diloco", "[exchange]\n" + exchange + more, "optimizer = \"sgd\"\nsteps = " + steps + "\n");
+  };
+  const auto says = [](const std::string& found, const std::string& wanted) {
+    INFO(found);
+    CHECK(found.find(wanted) != std::string::npos);
+  };
+  CHECK(overlap("") == "");
+  CHECK(overlap("", "5") == "");
+  CHECK(overlap("on_late = \"on_arrival\"\n[participation]\nmode = \"asynchronous\"\nwork = \"dylu\"\n") == "");
+  says(overlap("", "0\nepochs = 1"), "exchange.overlap is 5, but training.steps is 0");
+  says(overlap("", "4"), "exchange.overlap is 5, but a task has 4 steps");
+  says(overlap("", "10\ncontrol_variates = true\nmomentum = 0"), "control_variates");
+  says(overlap("[participation]\ncohort_size = 3\n"), "drawn for each exchange");
+  says(overlap("[participation]\ncohort_fraction = 0.5\n"), "drawn for each exchange");
+  says(overlap("[participation]\nmode = \"asynchronous\"\nminimum_separation = 2\n"), "minimum_separation");
+  says(overlap("[participation]\nmode = \"asynchronous\"\nconcurrency = 2\n"), "concurrency");
+  says(overlap("[participation]\nmode = \"asynchronous\"\nwork = \"fedcompass\"\n"), "fedcompass");
+  says(overlap("[participation]\nwork = \"dylu\"\n"), "dylu");
+  says(overlap("[participation]\nmode = \"asynchronous\"\n"), "set it to on_arrival");
+  says(overlap("alpha = 0.5\nmerge = \"replace\"\n"), "takes the new version as it is");
+}
+
+TEST_CASE("decoupled exchange goes with the rules it was published with") {
+  for (const char* rule : {"weighted_mean", "radial_directional"}) {
+    const std::string text = "name = \"p\"\nstrategy = \"diloco\"\n[model]\narchitecture = \"transformer\"\n[data]\nkind = "
+                             "\"text\"\n[training]\nlearning_rate = 1e-3\nsteps = 24\n[exchange]\nfragments = 2\nschedule = "
+                             "\"staggered\"\noverlap = 4\nmerge = \"replace\"\non_late = \"on_arrival\"\n[participation]\nmode = "
+                             "\"asynchronous\"\nbuffer = 2\ngrace = \"adaptive\"\n[aggregation]\nweights = \"token_rate\"\nrule = \"";
+    const auto spec = parse_run_spec(text + rule + "\"\n", spec_catalogue());
+    REQUIRE(spec.ok());
+    const auto possible = check_combination(*spec);
+    INFO((possible.ok() ? "" : possible.error().message));
+    CHECK(possible.ok());
+    CHECK(surroundings(*spec).most_updates > 2);  // those who come within the grace window
+    CHECK(surroundings(*spec).fewest_updates == 2);
+  }
+}
+
+TEST_CASE("an operator is told of overlaps that are rarely meant") {
+  const auto note = [](const std::string& exchange, const std::string& outer) {
+    const auto found = notes("[exchange]\n" + exchange + "[outer]\noptimizer = \"nesterov\"\nmomentum = " + outer + "\n", "steps = 10\n");
+    return found.empty() ? "" : found.front();
+  };
+  CHECK(note("overlap = 10\nmerge = \"replace\"\n", "0.9").find("may swing") != std::string::npos);
+  CHECK(note("overlap = 10\nmerge = \"eager\"\n", "0.9") == "");
+  CHECK(note("overlap = 5\n", "0.9") == "");
+  CHECK(note("overlap = 5\nalpha = 1\n", "0.9").find("never take the new version") != std::string::npos);
+  CHECK(note("overlap = 5\nmerge = \"replace\"\n", "0.9").find("throws away") != std::string::npos);
+}
