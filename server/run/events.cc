@@ -34,6 +34,17 @@ RunMachine::State::State(RunSetup given) : setup(std::move(given)) {
   lane_voids.assign(lanes.size(), 0);
   lane_collecting.assign(lanes.size(), 0);
   lane_reducing.assign(lanes.size(), 0);
+  if (!setup.start_versions.empty()) continue_run();
+}
+
+// Numbers of exchanges, and so seeds and draws, and the place in the schedule go on where the other run's stood.
+void RunMachine::State::continue_run() {
+  versions = setup.start_versions;
+  for (std::uint32_t lane = 0; lane < lanes.size(); ++lane)
+    lane_voids[lane] = setup.spec.start.round - versions[lanes[lane].front()];
+  exchanges_done = last_exchange = setup.spec.start.round * lanes.size();
+  next_exchange = exchanges_done + 1;
+  position = exchanges_done * setup.spec.training.steps;
 }
 
 std::string RunMachine::State::task_id(Serial serial) const {

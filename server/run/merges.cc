@@ -95,9 +95,9 @@ void RunMachine::State::deliver(Node& node, const Merge& merge) {
   touch(node);
 }
 
-void RunMachine::State::deliver_known(const Task& task) {
+void RunMachine::State::deliver_known(const Task& task, bool again) {
   for (const auto& merge : task.merges)
-    if (is_over(merge)) deliver(nodes.at(task.node), merge);
+    if (is_over(merge) && (again || !merge.told)) deliver(nodes.at(task.node), merge);
 }
 
 void RunMachine::State::deliver_planned(Node& node, std::uint64_t exchange) {

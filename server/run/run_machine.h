@@ -41,6 +41,9 @@ struct RunSetup {
   /// and goes with it; frozen fragments belong to no exchange and stay at version 0.
   std::vector<FragmentRole> roles = {};
   strategies::Needs needs = {};  ///< of the run's aggregation rule
+  /// A new run that continues another one (spec.start): the versions that were there after start.round, parallel to
+  /// `fragments`. Empty: 0.
+  std::vector<std::uint64_t> start_versions = {};
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -167,6 +167,7 @@ struct RunMachine::State {
   };
 
   explicit State(RunSetup given);
+  void continue_run();
 
   // ---- events.cc
   void on(const Started&, Instant now);
@@ -273,8 +274,8 @@ struct RunMachine::State {
   void supersede(Node& node, const Exchange& exchange);
   bool is_over(const Merge& merge) const;
   void deliver(Node& node, const Merge& merge);
-  /// What of this task's merges is over.
-  void deliver_known(const Task& task);
+  /// What of this task's merges is over; unless `again`, only what its node has not been told yet.
+  void deliver_known(const Task& task, bool again);
   /// `exchange`, which is over, where a task of the node merges it.
   void deliver_planned(Node& node, std::uint64_t exchange);
   /// Synchronous: those who merge it are told, and the next one may be complete.

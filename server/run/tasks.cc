@@ -218,7 +218,7 @@ void RunMachine::State::assign_train(Node& node, Exchange* exchange, std::uint32
     command.read.push_back({fragment, versions[fragment], last});
   }
   emit(std::move(command));
-  deliver_known(task);
+  deliver_known(task, /*again=*/false);
 }
 
 void RunMachine::State::start_clock(const Node& node, Instant now) {
@@ -253,7 +253,7 @@ void RunMachine::State::assign_again(Task& task, Instant now) {
     node.fresh[fragment] = !overlapped();
   }
   emit(std::move(command));
-  deliver_known(task);
+  deliver_known(task, /*again=*/true);
 }
 
 AssignTask RunMachine::State::describe(const Task& task, Instant now) const {
