@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <exception>
+#include <memory>
 
 #include "common/os/files.h"
 #include "common/tensor/safetensors.h"
@@ -62,23 +64,27 @@ Result<void> write_scratch_file(const std::string& path, std::span<const std::sp
   return {};
 }
 
-Result<void> write_checkpoint(const std::string& path, const std::string& note,
-                              const std::map<std::string, std::span<const float>>& vectors) {
+static std::string previous_of(const std::string& path) { return path + ".previous"; }
+
+Result<void> write_checkpoint(const std::string& path, const CheckpointView& view) {
   std::vector<TensorSpec> tensors;
   std::vector<std::span<const std::byte>> pieces(1);
-  std::uint32_t sum = add_to_sum(0, as_bytes_of(note));
-  for (const auto& [name, values] : vectors) {
+  std::uint32_t sum = add_to_sum(0, as_bytes_of(view.note));
+  for (const auto& [name, values] : view.vectors) {
     tensors.push_back({name, DType::kF32, {values.size()}});
     pieces.push_back(std::as_bytes(values));
     sum = add_to_sum(sum, pieces.back());
   }
   SKERRY_ASSIGN(const std::string header,
-                make_safetensors_header(tensors, {{kNote, note}, {kSum, std::to_string(sum)}}));
+                make_safetensors_header(tensors, {{kNote, view.note}, {kSum, std::to_string(sum)}}));
   pieces[0] = as_bytes_of(header);
+  // A second name for the old file; without an old one, or where the file system has no links, there is none.
+  const std::string previous = previous_of(path), name = previous + ".new";
+  if (::link(path.c_str(), name.c_str()) == 0 || errno == EEXIST) ::rename(name.c_str(), previous.c_str());
   return write_scratch_file(path, pieces);
 }
 
-Result<Checkpoint> read_checkpoint(const std::string& path) {
+static Result<Checkpoint> read_one(const std::string& path) {
   SKERRY_ASSIGN(const SafetensorsFile file, SafetensorsFile::open(path));
   const auto note = file.metadata().find(kNote);
   const auto expected = file.metadata().find(kSum);
@@ -103,6 +109,44 @@ Result<Checkpoint> read_checkpoint(const std::string& path) {
     return data_loss(path + ": its checksum is wrong; the machine may have stopped while it was written");
   }
   return checkpoint;
+}
+
+Result<Checkpoint> read_checkpoint(const std::string& path) {
+  auto latest = read_one(path);
+  if (latest.ok() || latest.error().code == Code::kNotFound) return latest;
+  auto previous = read_one(previous_of(path));
+  return previous.ok() ? std::move(previous) : std::move(latest);
+}
+
+Result<void> remove_checkpoint(const std::string& path) {
+  SKERRY_TRY(remove_file(path));
+  return remove_file(previous_of(path));
+}
+
+bool CheckpointWriter::start(std::string path, const CheckpointView& view) {
+  if (busy_.exchange(true)) return false;
+  (void)wait().ok();  // its error was that of a checkpoint which this one replaces
+  try {
+    auto copy = std::make_unique<Checkpoint>();
+    copy->note = view.note;
+    for (const auto& [name, values] : view.vectors) copy->vectors[name].assign(values.begin(), values.end());
+    thread_ = std::thread([this, path = std::move(path), owned = std::move(copy)] {
+      CheckpointView whole{owned->note, {}};
+      for (const auto& [name, values] : owned->vectors) whole.vectors[name] = values;
+      result_ = write_checkpoint(path, whole);
+      busy_ = false;
+    });
+  } catch (const std::exception&) {  // no memory for the copy: training matters more
+    busy_ = false;
+    return false;
+  }
+  return true;
+}
+
+Result<void> CheckpointWriter::wait() {
+  if (!thread_.joinable()) return {};
+  thread_.join();
+  return std::exchange(result_, {});
 }
 
 }  // namespace skerry::trainer

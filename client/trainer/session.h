@@ -1,6 +1,7 @@
 // One trainer's conversation with its daemon, from hello to the end of the input (docs/trainer-protocol.md).
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -67,7 +68,8 @@ class Session {
     std::optional<TrainerState> state;
     std::optional<TaskProgress> finished;  ///< the task whose end the checkpoint found at opening holds
     std::optional<TaskProgress> begun;     ///< the task in whose middle a checkpoint was found at opening
-    bool middle_on_disk = false;           ///< a checkpoint of a task's middle lies in state_dir
+    bool middle_on_disk = false;           ///< a checkpoint of a task's middle lies in state_dir, or is being written
+    std::chrono::steady_clock::time_point checkpointed = std::chrono::steady_clock::now();  ///< the latest was begun
     TrainerState::Saved before;            ///< the state before the task under way
   };
 
@@ -85,16 +87,18 @@ class Session {
   Result<void> handle_generate(const GenerateRequest& request);
   Result<void> handle_initialise(const InitialiseRequest& request);
   Result<void> handle_checkpoint();
+  /// Writes a checkpoint of the running task in the background, where the holder's interval is over.
+  void checkpoint_in_time(const Training& training);
   Result<void> keep_merge(const MergeRequest& request);
 
   Result<void> check_train(const TrainRequest& request, std::uint64_t steps) const;
+  /// NOT_FOUND where the task neither goes on from what this trainer did last nor reads every exchanged fragment.
+  Result<void> check_follows(const TrainRequest& request) const;
   /// Takes the frozen tensors where `read` names them; FAILED_PRECONDITION where they are still missing then.
   Result<void> read_frozen(const std::map<std::string, FragmentSource>& read);
   /// The first tensors and counters of a task: read from its files, or from the checkpoint in its middle.
   Result<void> begin(Training& training, const std::optional<TaskProgress>& begun);
   Result<void> repeat_finished(const TrainRequest& request, const TaskProgress& finished);
-  /// NOT_FOUND where the task neither goes on from what this trainer did last nor reads every exchanged fragment.
-  Result<void> check_follows(const TrainRequest& request) const;
   Result<void> train(Training& training);
   Result<void> one_step(Training& training);
   /// What a mean loss is weighted with: examples; of text the windows that the predicted tokens would fill.
@@ -102,19 +106,19 @@ class Session {
   Result<void> fill_batch(Training& training, std::uint64_t rows);
   Result<void> after_step(Training& training);
   Result<void> emit_fragments(Training& training);
+  /// Says again what another process emitted. NOT_FOUND where the files are not there any more as they were.
+  Result<void> repeat_emissions(const TrainRequest& request, const TaskProgress& progress);
   Result<void> merge_fragments(Training& training);
   Result<void> apply_merge(Training& training, std::size_t entry);
   void report_progress(Training& training);
   Result<void> finish(Training& training);
   Result<void> give(const std::string& fragment, const std::string& path);
-  /// Says again what another process emitted. NOT_FOUND where the files are not there any more as they were.
-  Result<void> repeat_emissions(const TrainRequest& request, const TaskProgress& progress);
+  Result<EmittedFiles> give(const EmitPlan& emit);
 
   /// Loss and hits over a whole split.
   struct SplitMeasurement {
     Measurement sum;
     std::uint64_t text_bytes = 0;  ///< text: how many bytes the counted tokens stand for
-  Result<EmittedFiles> give(const EmitPlan& emit);
   };
   Result<SplitMeasurement> measure_split(const std::string& task, const std::string& split);
 
@@ -137,6 +141,7 @@ class Session {
   TakeFragment take_fragment_;
   Island* island_ = nullptr;
   std::unique_ptr<Open> open_;
+  CheckpointWriter checkpoints_;
   Training* training_ = nullptr;                 // the one under way, for a checkpoint in its middle
   /// Merged fragments that wait for their step, by fragment and exchange.
   std::map<std::pair<std::string, std::uint64_t>, MergeRequest> arrived_;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "client/trainer/example_order.h"
@@ -76,7 +77,6 @@ Result<void> Session::check_train(const TrainRequest& request, std::uint64_t ste
   return {};
 }
 
-Result<void> Session::handle_train(const TrainRequest& request) {
 Result<void> Session::check_follows(const TrainRequest& request) const {
   if (request.after.empty() || request.after == open_->state->latest_task()) return {};
   const bool reads_all = std::all_of(
@@ -89,6 +89,7 @@ Result<void> Session::check_follows(const TrainRequest& request) const {
                    (latest.empty() ? "trained nothing" : "ended " + latest + " last") + " and must read every fragment");
 }
 
+Result<void> Session::handle_train(const TrainRequest& request) {
   if (!open_) return not_open();
   SKERRY_ASSIGN(const std::uint64_t available, open_->data->examples(kSplit));
   if (available == 0) return Error(failed_precondition("split \"train\" has no examples"));
@@ -105,8 +106,8 @@ Result<void> Session::check_follows(const TrainRequest& request) const {
   const auto finished = std::exchange(open_->finished, std::nullopt);
   const auto begun = std::exchange(open_->begun, std::nullopt);
   if (finished && finished->key == key) return repeat_finished(request, *finished);
-
   if (!begun || begun->key != key) SKERRY_TRY(check_follows(request));
+
   open_->state->save(open_->before);
   Training training{request, steps, examples,
                     ExampleOrder(request.seed, available, open_->data->shifts())};
@@ -120,10 +121,11 @@ Result<void> Session::check_follows(const TrainRequest& request) const {
     training_ = nullptr;
   }
   if (!result.ok()) open_->state->restore(open_->before);
+  for (const MergePlan& plan : request.merge) arrived_.erase({plan.fragment, plan.exchange});
   if (auto written = answer_checkpoint(); result.ok()) result = std::move(written);
   // Once the task has ended in any way, a checkpoint of its middle is of no use; if the daemon has gone, it is.
-  for (const MergePlan& plan : request.merge) arrived_.erase({plan.fragment, plan.exchange});
-  if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_file(state_path(kMiddle)));
+  if (auto written = checkpoints_.wait(); !written.ok()) std::fprintf(stderr, "skerry-trainer: %s\n", written.error().message.c_str());
+  if (!closing_ && std::exchange(open_->middle_on_disk, false)) SKERRY_TRY(remove_checkpoint(state_path(kMiddle)));
   return result;
 }
 
@@ -141,14 +143,12 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
     return repeat_emissions(request, *begun);
   }
   open_->state->begin_task(request.counted);
+  const bool overlapped = !request.emit.empty() || !request.merge.empty();
   for (const auto& [fragment, source] : request.read) {
     const FragmentLayout* known = open_->layout.find_fragment(fragment);
-  const bool overlapped = !request.emit.empty() || !request.merge.empty();
     if (known != nullptr && known->role == FragmentRole::kFrozen) continue;  // read already
     SKERRY_TRY(open_->state->read_fragment(fragment, source, overlapped));
   }
-  if (!open_->training.keep_optimizer_state) open_->state->reset_optimizer();
-  if (!open_->training.objective.start_loss) return {};
   // What came for tasks that are not there any more is of no use to this one or a later one.
   std::erase_if(arrived_, [&](const auto& merge) {
     return request.read.count(merge.first.first) != 0 &&
@@ -156,6 +156,8 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
              return plan.fragment == merge.first.first && plan.exchange == merge.first.second;
            });
   });
+  if (!open_->training.keep_optimizer_state) open_->state->reset_optimizer();
+  if (!open_->training.objective.start_loss) return {};
   borrowed_ = true;  // a checkpoint now would have the task's tensors without its begin
   const auto measured = measure_split(request.task, kSplit);
   borrowed_ = false;
@@ -172,8 +174,6 @@ Result<void> Session::repeat_finished(const TrainRequest& request, const TaskPro
   return {};
 }
 
-Result<void> Session::train(Training& training) {
-  SKERRY_TRY(answer_checkpoint());
 Result<void> Session::repeat_emissions(const TrainRequest& request, const TaskProgress& progress) {
   for (const auto& [entry, files] : progress.emitted) {
     const EmitPlan& emit = request.emit.at(entry);
@@ -185,11 +185,14 @@ Result<void> Session::repeat_emissions(const TrainRequest& request, const TaskPr
   return {};
 }
 
+Result<void> Session::train(Training& training) {
+  SKERRY_TRY(answer_checkpoint());
   SKERRY_TRY(merge_fragments(training));  // those at step 0, or at the step where a killed process stood
   while (training.progress.step < training.steps) {
     SKERRY_TRY(attend(training.request.task, false));
     SKERRY_TRY(one_step(training));
     SKERRY_TRY(after_step(training));
+    checkpoint_in_time(training);
     report_progress(training);
   }
   SKERRY_TRY(attend(training.request.task, false));
@@ -294,12 +297,6 @@ Result<void> Session::give(const std::string& fragment, const std::string& path)
   return {};
 }
 
-Result<void> Session::finish(Training& training) {
-  TaskProgress& progress = training.progress;
-  open_->state->end_task(training.request.task);
-  for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
-  progress.outcome.metrics["train_loss"] = progress.loss_sum / terms_of(progress.outcome.examples, progress.outcome.tokens);
-  if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
 Result<EmittedFiles> Session::give(const EmitPlan& emit) {
   if (!take_fragment_) return open_->state->write_emission(emit);
   SKERRY_ASSIGN(const TrainerState::Emission now, open_->state->emission(emit.fragment));
@@ -307,8 +304,25 @@ Result<EmittedFiles> Session::give(const EmitPlan& emit) {
   return EmittedFiles{now.base_version, 0, 0};
 }
 
+Result<void> Session::finish(Training& training) {
+  TaskProgress& progress = training.progress;
+  open_->state->end_task(training.request.task);
+  for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
+  progress.outcome.metrics["train_loss"] = progress.loss_sum / terms_of(progress.outcome.examples, progress.outcome.tokens);
+  if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
+  open_->checkpointed = Clock::now();
   channel_.send(trained_line(training.request.task, progress.outcome));
   return {};
+}
+
+void Session::checkpoint_in_time(const Training& training) {
+  const std::uint64_t interval = open_->request.checkpoint_ms;
+  if (interval == 0 || training.progress.step == training.steps) return;  // the end has a checkpoint of its own
+  const Clock::time_point now = Clock::now();
+  if (now - open_->checkpointed < std::chrono::milliseconds(interval)) return;
+  if (!checkpoints_.start(state_path(kMiddle), open_->state->checkpoint(training.progress))) return;
+  open_->checkpointed = now;
+  open_->middle_on_disk = true;
 }
 
 Result<void> Session::handle_checkpoint() {
@@ -317,6 +331,7 @@ Result<void> Session::handle_checkpoint() {
     checkpoint_asked_ = true;  // answered as soon as the trainer's own tensors are back
     return {};
   }
+  (void)checkpoints_.wait().ok();  // this one is newer
   if (training_ != nullptr) {
     SKERRY_TRY(open_->state->write(state_path(kMiddle), training_->progress));
     open_->middle_on_disk = true;

@@ -247,7 +247,7 @@ void TrainerState::restore(const Saved& saved) {
   total_steps_ = saved.total_steps;
 }
 
-Result<void> TrainerState::write(const std::string& path, const TaskProgress& progress) const {
+CheckpointView TrainerState::checkpoint(const TaskProgress& progress) const {
   json emitted = json::array();
   for (const auto& [entry, files] : progress.emitted)
     emitted.push_back({entry, files.base_version, files.sum, files.base_sum});
@@ -289,7 +289,7 @@ Result<void> TrainerState::write(const std::string& path, const TaskProgress& pr
     for (const auto& [exchange, values] : one.earlier)
       vectors[std::string(kEmitted) + std::to_string(exchange) + "." + name] = values;
   }
-  return write_checkpoint(path, note.dump(-1, ' ', false, json::error_handler_t::replace), vectors);
+  return {note.dump(-1, ' ', false, json::error_handler_t::replace), std::move(vectors)};
 }
 
 Result<TaskProgress> TrainerState::read(const std::string& path) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "client/trainer/checkpoint.h"
 #include "client/trainer/engine.h"
 #include "client/trainer/messages.h"
 #include "client/trainer/objective.h"
@@ -122,8 +123,14 @@ class TrainerState {
   void save(Saved& saved) const;
   void restore(const Saved& saved);
 
-  /// Writes everything but the frozen tensors, with `progress` (a task in the middle or a finished one) into `path`.
-  Result<void> write(const std::string& path, const TaskProgress& progress) const;
+  /// Everything but the frozen tensors, with `progress` (a task in the middle or a finished one), as long as nothing of it
+  /// changes.
+  CheckpointView checkpoint(const TaskProgress& progress) const;
+
+  /// Writes that into `path`.
+  Result<void> write(const std::string& path, const TaskProgress& progress) const {
+    return write_checkpoint(path, checkpoint(progress));
+  }
 
   /// Takes everything from a file of write(). FAILED_PRECONDITION where it belongs to another model or optimizer;
   /// errors of read_checkpoint. On an error nothing has changed.
