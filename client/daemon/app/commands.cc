@@ -97,7 +97,7 @@ Result<Catalogue> catalogue_of(const Home& home) {
 std::string counts_text(const DataSet& set) {
   std::string out;
   for (const auto& [split, count] : set.examples())
-    out += (out.empty() ? "" : ", ") + split + " " + std::to_string(count) + (set.kind == "text" ? " bytes" : "");
+    out += (out.empty() ? "" : ", ") + split + " " + std::to_string(count) + (set.kind == "tokens" ? " tokens" : set.is_text() ? " bytes" : "");
   return out;
 }
 

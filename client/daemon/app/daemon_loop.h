@@ -90,6 +90,8 @@ class DaemonLoop final : public Daemon {
   // Runs and tasks.
   v1::RunAnswer answer_to(const v1::RunAnnouncement& run);
   Result<void> start_trainer(RunArea& area);
+  /// Starts the trainer once the run's tokenizer is here.
+  void fetch_tokenizer(const std::shared_ptr<RunArea>& area);
   void trainer_ready(const std::string& run_id, std::map<std::string, std::uint64_t> examples, std::uint64_t resumed_step);
   Result<void> request(RunArea& area, const v1::Task& task);
   Result<void> open_cache(RunArea& area) const;

@@ -3,7 +3,10 @@
 #include "client/daemon/policy/judge.h"
 #include "client/daemon/supervise/sandbox.h"
 #include "common/crypto/sha256.h"
+#include "common/model/tokenizer_model.h"
 #include "common/os/files.h"
+
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
@@ -86,8 +89,36 @@ std::shared_ptr<RunArea> DaemonLoop::area_of(const std::string& run_id) const {
   return found == runs_.end() ? nullptr : found->second;
 }
 
+static std::string tokenizer_fetch(const std::string& run_id) { return "tokenizer of " + run_id; }
+
+void DaemonLoop::fetch_tokenizer(const std::shared_ptr<RunArea>& area) {
+  const auto flag = cancel_flag(tokenizer_fetch(area->announcement.run_id()));
+  workers_.run([this, area, flag, download = downloader(flag)] {
+    const std::string& run_id = area->announcement.run_id();
+    const std::string path = home_.tokenizer(run_id);
+    const auto fetched = [&]() -> Result<void> {
+      const v1::Blob& blob = area->announcement.tokenizer();
+      if (blob.size() == 0 || blob.size() > kMaxTokenizerBytes)
+        return invalid_argument("the coordinator says that the tokenizer has " + std::to_string(blob.size()) + " bytes");
+      SKERRY_TRY(make_directories(home_.run(run_id)));
+      return download(area->spec->data.tokenizer, blob.size(), path);
+    }();
+    loop_->post([this, area, flag, fetched] {
+      const std::string id = area->announcement.run_id();
+      if (*flag) return;
+      cancelled_.erase(tokenizer_fetch(id));
+      StartTrainer again{id};
+      if (fetched.ok()) return execute(again);
+      log(Note::Level::kWarning, "the tokenizer of run " + id + " cannot be fetched: " + to_string(fetched.error()));
+      feed(TrainerExited{id, told(fetched.error())});
+    });
+  });
+}
+
 void DaemonLoop::execute(StartTrainer& command) {
   const auto area = area_of(command.run_id);
+  if (area != nullptr && area->spec && area->spec->data.tokenizer != "bytes" && !path_exists(home_.tokenizer(command.run_id)))
+    return fetch_tokenizer(area);
   auto started = area == nullptr ? Result<void>(internal_error("run " + command.run_id + " is not known")) : start_trainer(*area);
   if (started.ok()) return;
   log(Note::Level::kError, "the trainer of run " + command.run_id + " cannot start: " + to_string(started.error()));
@@ -113,6 +144,8 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
     if (word.starts_with('/') && !word.starts_with("/usr/") && path_exists(word)) plan.read_only.push_back(parent_directory(word));
   plan.read_only.push_back(area.data_set->path);
   if (!area.data_set->indices.empty()) plan.read_only.push_back(area.data_set->indices);
+  const bool tokenized = area.spec->data.tokenizer != "bytes";
+  if (tokenized) plan.read_only.push_back(home_.tokenizer(run_id));
   plan.read_only.push_back(cache_dir);
   plan.read_write = {area.work_dir, state_dir};
   plan.devices = policy_.devices;
@@ -125,6 +158,7 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
   open.state_dir = state_dir;
   open.threads = policy_.threads;
   open.seed = area.spec->seed;
+  open.checkpoint_ms = policy_.checkpoint_seconds * 1000;
   open.model_json = area.spec->model_json;
   open.training_json = area.spec->training_json;
   open.data_kind = area.data_set->kind;
@@ -132,6 +166,8 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
   open.data_path = area.data_set->path;
   open.data_splits_json = area.data_set->splits_json();
   open.data_indices = area.data_set->indices;
+  if (tokenized) open.tokenizer = home_.tokenizer(run_id);
+  open.documents = area.spec->data.documents;
 
   TrainerLaunch launch;
   SKERRY_ASSIGN(launch.command, sandbox_command(plan));
@@ -186,7 +222,9 @@ void DaemonLoop::trainer_ready(const std::string& run_id, std::map<std::string, 
   area->has_frozen = false;
   area->last_checkpoint_ms = 0;
   // A trainer that sees other counts than the catalogue may read other data; the holder wants to know.
-  const auto known = area->data_set ? area->data_set->examples(area->spec ? model_context(*area->spec) : 0) : examples;
+  const bool countable = area->data_set && area->spec && area->spec->data.tokenizer == "bytes" && !area->spec->data.documents &&
+                         area->data_set->kind != "jsonl";
+  const auto known = countable ? area->data_set->examples(model_context(*area->spec)) : examples;
   for (const auto& [split, count] : examples)
     if (const auto found = known.find(split); found != known.end() && found->second != count)
       log(Note::Level::kWarning, "run " + run_id + ": the trainer counts " + std::to_string(count) + " examples in split \"" + split +
@@ -196,6 +234,8 @@ void DaemonLoop::trainer_ready(const std::string& run_id, std::map<std::string, 
 
 void DaemonLoop::execute(StopTrainer& command) {
   const auto area = area_of(command.run_id);
+  Abandon fetching{tokenizer_fetch(command.run_id)};
+  execute(fetching);
   if (area == nullptr || area->trainer == nullptr) {
     feed(TrainerExited{command.run_id, {Code::kCancelled, command.reason, true}});
     return;
@@ -234,6 +274,16 @@ static Result<void> choose_frozen(RunArea& area, const v1::Task& task, std::map<
   return {};
 }
 
+/// Whether a task begins with more than it reads: what a trainer has learned must then be safe before its update is offered.
+static bool remembers(const RunSpec& spec, const ModelLayout& layout) {
+  if (spec.exchange.schedule == ExchangeSpec::Schedule::kStaggered || spec.exchange.overlap > 0) return true;
+  for (const auto& fragment : layout.fragments)
+    if (fragment.role == FragmentRole::kPersonal || fragment.role == FragmentRole::kControl) return true;
+  const auto training = nlohmann::json::parse(spec.training_json, nullptr, false);
+  const bool stateless = training.value("optimizer", "") == "sgd" && training.value("momentum", 0.0) == 0;
+  return !stateless && training.value("optimizer_state", "") == "keep";
+}
+
 Result<void> DaemonLoop::request(RunArea& area, const v1::Task& task) {
   SKERRY_TRY(open_cache(area));
   std::map<std::string, ReadPath> read;
@@ -270,9 +320,9 @@ Result<void> DaemonLoop::request(RunArea& area, const v1::Task& task) {
   if (task.kind() == v1::TASK_TRAIN) area.needs_everything = false;
   const auto now = EventLoop::now_ms();
   area.task_started_ms = now;
-  // What the coordinator counts of a control variate, this node must not forget.
-  const bool checkpoint = area.last_checkpoint_ms == 0 || now - area.last_checkpoint_ms >= kCheckpointEveryMs ||
-                          area.spec->training.control_variates;
+  if (!area.remembers) area.remembers = remembers(*area.spec, layout);
+  const bool checkpoint =
+      area.last_checkpoint_ms == 0 || now - area.last_checkpoint_ms >= kCheckpointEveryMs || *area.remembers;
   if (task.kind() == v1::TASK_TRAIN && checkpoint) area.last_checkpoint_ms = now;
   const auto counted = counted_.find(task.run_id());
   area.trainer->send(task_line(task, read, write, counted == counted_.end() ? "" : counted->second, kProgressMs, checkpoint));

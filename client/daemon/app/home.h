@@ -19,6 +19,8 @@ struct Home {
   std::string runs() const { return path + "/runs"; }
   std::string run(std::string_view run_id) const { return runs() + "/" + std::string(run_id); }
   std::string state(std::string_view run_id) const { return run(run_id) + "/state"; }
+  /// The run's SentencePiece model, where it has one.
+  std::string tokenizer(std::string_view run_id) const { return run(run_id) + "/tokenizer.model"; }
   std::string trainer_log(std::string_view run_id) const { return run(run_id) + "/trainer.log"; }
 
   /// Where models and the trainer's files of a run lie: in the home, or in memory if policy says so.

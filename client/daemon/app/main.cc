@@ -110,7 +110,7 @@ int run_program(int count, char** words) {
   data->require_subcommand(1);
   auto* add = data->add_subcommand("add", "Look at a data set and add it to the catalogue");
   add->add_option("name", name, "your name for it")->required();
-  add->add_option("--kind", kind, "text, idx or csv")->required()->check(CLI::IsMember({"text", "idx", "csv"}));
+  add->add_option("--kind", kind, "text, jsonl, tokens, idx or csv")->required()->check(CLI::IsMember({"text", "jsonl", "tokens", "idx", "csv"}));
   add->add_option("--path", path, "directory or file")->required();
   add->add_option("--holdout", holdout, "fraction kept for measuring, the last part of the data")->capture_default_str();
   add->add_option("--schema", schema, "JSON; default: what the data says (csv: the last column is the label)");

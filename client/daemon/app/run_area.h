@@ -31,6 +31,7 @@ struct RunArea {
   std::unique_ptr<TrainerProcess> trainer;
   bool needs_everything = false;  ///< a trainer without a checkpoint has no fragment yet
   bool has_frozen = false;        ///< the trainer was given the frozen fragment in this life of its
+  std::optional<bool> remembers;  ///< whether a task begins with more than it reads; once a task came
   std::uint64_t task_started_ms = 0;
   std::uint64_t last_checkpoint_ms = 0;
 };

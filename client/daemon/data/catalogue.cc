@@ -35,11 +35,12 @@ bool good_name(std::string_view name) {
 
 }  // namespace
 
-std::map<std::string, std::uint64_t> DataSet::examples(std::uint64_t context) const {
+std::map<std::string, std::uint64_t> DataSet::examples(std::uint64_t context, bool bytes) const {
   const std::uint64_t cut = boundary(1.0 - holdout, total);
+  const std::uint64_t units = bytes || kind == "tokens" ? 1 : 4;  // of `total` for a token
   const auto count = [&](std::uint64_t size) -> std::uint64_t {
-    if (kind != "text" || context == 0) return size;
-    return size == 0 ? 0 : (size - 1) / context;
+    if (!is_text() || context == 0) return size;
+    return size < units ? 0 : (size / units - 1) / context;
   };
   std::map<std::string, std::uint64_t> out{{"train", count(cut)}};
   if (holdout > 0) out["holdout"] = count(total - cut);

@@ -13,17 +13,22 @@ namespace skerry::client {
 
 struct DataSet {
   std::string name;         ///< [a-z0-9][a-z0-9-_]{0,62}
-  std::string kind;         ///< "text", "idx", "csv"
+  std::string kind;         ///< "text", "jsonl", "tokens", "idx", "csv"
   std::string path;         ///< absolute
   std::string schema_json;  ///< canonical JSON, as docs/trainer-protocol.md describes it for the kind
   std::string indices;      ///< file with the rows that belong to the set; empty: all
   double holdout = 0.1;     ///< the last part of the set, in [0, 1)
-  std::uint64_t total = 0;  ///< examples; of text: bytes
+  std::uint64_t total = 0;  ///< examples; of text: bytes; of jsonl: bytes of text; of tokens: tokens
   std::uint64_t files = 0;
   std::int64_t checked_ms = 0;  ///< Unix time of the inspection
 
-  /// Examples per split ("train", "holdout"). Of text: windows of `context` bytes, or bytes where `context` is 0.
-  std::map<std::string, std::uint64_t> examples(std::uint64_t context = 0) const;
+  /// A set of text, of whichever kind.
+  bool is_text() const { return kind == "text" || kind == "jsonl" || kind == "tokens"; }
+
+  /// Examples per split ("train", "holdout"). Of text: windows of `context` tokens, or `total` divided where `context` is 0.
+  /// How many tokens a text will have is not known before a trainer has cut it: where tokens are not `bytes` each is taken
+  /// to stand for four of them.
+  std::map<std::string, std::uint64_t> examples(std::uint64_t context = 0, bool bytes = true) const;
 
   /// The `splits` member of the trainer's open message.
   std::string splits_json() const;
@@ -35,7 +40,7 @@ struct DataSetRequest {
   std::string kind;
   std::string path;
   double holdout = 0.1;
-  std::string schema_json;  ///< empty: found out where the data says it (text, idx; csv: the last column is the label)
+  std::string schema_json;  ///< empty: found out where the data says it (csv: the last column is the label; jsonl: "text")
   std::string indices;
 };
 

@@ -1,4 +1,4 @@
-// What the data itself says: IDX headers and labels, CSV header, rows and classes, text bytes.
+// What the data itself says: IDX headers and labels, CSV header, rows and classes, text bytes, JSON lines, token files.
 #include <zlib.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "client/daemon/data/catalogue.h"
 #include "common/config/canonical_json.h"
+#include "common/model/token_file.h"
 #include "common/os/files.h"
 
 namespace skerry::client {
@@ -133,6 +134,82 @@ Result<Found> inspect_text(const DataSetRequest& request) {
     found.files = 1;
   }
   if (found.total < 2) return invalid_argument(request.path + ": holds no text");
+  return found;
+}
+
+// ---- JSON lines ----
+
+Result<void> list_lines(const std::string& directory, unsigned depth, std::vector<std::string>& files) {
+  if (depth > 64) return invalid_argument(directory + ": more than 64 directories deep");
+  SKERRY_ASSIGN(const auto entries, list_directory(directory));
+  for (const auto& entry : entries) {
+    if (entry.name.starts_with('.')) continue;  // as trainers do
+    const std::string path = join_path(directory, entry.name);
+    if (entry.is_directory) {
+      SKERRY_TRY(list_lines(path, depth + 1, files));
+    } else if (entry.size > 0 && (entry.name.ends_with(".jsonl") || entry.name.ends_with(".ndjson"))) {
+      files.push_back(path);
+    }
+  }
+  return {};
+}
+
+Result<Found> inspect_lines(const DataSetRequest& request, const json& given) {
+  const std::string field = given.value("field", json("text")).is_string() ? given.value("field", "text") : "";
+  if (field.empty()) return invalid_argument("schema: field must be the name of the member that holds the text");
+  Found found;
+  found.schema = {{"field", field}};
+  std::vector<std::string> files;
+  if (list_directory(request.path).ok())
+    SKERRY_TRY(list_lines(request.path, 0, files));
+  else
+    files.push_back(request.path);
+  for (const auto& path : files) {
+    SKERRY_ASSIGN(Input input, Input::open(path));
+    for (std::uint64_t number = 1;; ++number) {
+      SKERRY_ASSIGN(const auto line, input.line());
+      if (!line) break;
+      if (trimmed(*line).empty()) continue;
+      const std::string where = path + " line " + std::to_string(number);
+      const json object = json::parse(*line, nullptr, false);
+      if (!object.is_object()) return invalid_argument(where + ": not a JSON object");
+      const auto text = object.find(field);
+      if (text == object.end()) return invalid_argument(where + ": has no member \"" + field + "\"");
+      if (!text->is_string()) return invalid_argument(where + ": member \"" + field + "\" is not a text");
+      found.total += text->get_ref<const std::string&>().size();
+    }
+    ++found.files;
+  }
+  if (found.total < 2) return invalid_argument(request.path + ": holds no JSON lines (files named *.jsonl or *.ndjson)");
+  return found;
+}
+
+// ---- token files ----
+
+Result<Found> inspect_tokens(const DataSetRequest& request) {
+  std::vector<std::string> files;
+  if (const auto entries = list_directory(request.path); entries.ok()) {
+    for (const auto& entry : *entries)
+      if (!entry.name.starts_with('.') && entry.name.ends_with(".tokens")) files.push_back(join_path(request.path, entry.name));
+  } else {
+    files.push_back(request.path);
+  }
+  Found found;
+  for (const auto& path : files) {
+    SKERRY_ASSIGN(const File file, File::open(path, OpenMode::kRead));
+    SKERRY_ASSIGN(const std::uint64_t size, file.size());
+    std::string bytes(static_cast<std::size_t>(std::min<std::uint64_t>(size, TokenFileHeader::kBytes)), '\0');
+    SKERRY_TRY(file.pread_exact(std::as_writable_bytes(std::span(bytes)), 0));
+    auto header = parse_token_file_header(bytes, size);
+    if (!header.ok()) return with_context(std::move(header).error(), path);
+    if (found.files > 0 && found.schema["tokenizer"] != header->tokenizer)
+      return invalid_argument(path + ": its tokens are of tokenizer " + header->tokenizer + ", those of the files before are of " +
+                              found.schema["tokenizer"].get<std::string>());
+    found.schema = {{"tokenizer", header->tokenizer}};
+    found.total += header->count;
+    ++found.files;
+  }
+  if (found.total < 2) return invalid_argument(request.path + ": holds no token file (*.tokens) with tokens in it");
   return found;
 }
 
@@ -353,8 +430,10 @@ Result<DataSet> inspect_data_set(const DataSetRequest& request, std::int64_t now
   if (given.contains("classes") && !given["classes"].is_number_unsigned())
     return invalid_argument("schema: classes must be a whole number");
 
-  Result<Found> found = invalid_argument("kind is \"" + request.kind + "\", must be text, idx or csv");
+  Result<Found> found = invalid_argument("kind is \"" + request.kind + "\", must be text, jsonl, tokens, idx or csv");
   if (request.kind == "text") found = inspect_text(request);
+  if (request.kind == "jsonl") found = inspect_lines(request, given);
+  if (request.kind == "tokens") found = inspect_tokens(request);
   if (request.kind == "idx") found = inspect_idx(request, given);
   if (request.kind == "csv") found = inspect_csv(request, given);
   if (!found.ok()) return std::move(found).error();
@@ -376,7 +455,7 @@ Result<DataSet> inspect_data_set(const DataSetRequest& request, std::int64_t now
   set.checked_ms = now_ms;
   SKERRY_ASSIGN(set.schema_json, canonical_json(found->schema));
   if (!request.indices.empty()) {
-    if (request.kind == "text") return invalid_argument("indices are for kinds idx and csv only");
+    if (set.is_text()) return invalid_argument("indices are for kinds idx and csv only");
     if (!request.indices.starts_with('/')) return invalid_argument("indices \"" + request.indices + "\" must be an absolute path");
     SKERRY_ASSIGN(set.total, count_indices(request.indices, found->total));
   }

@@ -27,11 +27,26 @@ RuleVerdict judge_list(std::string rule, const char* what, const std::string& va
   return {std::move(rule), allowed, std::string(what) + " is \"" + value + "\", the policy allows " + listed(list)};
 }
 
+/// Why a set cannot give what the run reads; empty where it can. A run of text takes text however it lies there.
+std::string misfit(const DataSet& set, const RunSpec& spec) {
+  const bool same_kind = set.kind == spec.data.kind;
+  if (!same_kind && !(spec.data.kind == "text" && set.is_text())) return "is of kind " + set.kind + ", the run wants " + spec.data.kind;
+  const json schema = json::parse(set.schema_json, nullptr, false);
+  if (same_kind && schema != json::parse(spec.data.schema_json, nullptr, false))
+    return "has schema " + set.schema_json + ", the run wants " + spec.data.schema_json;
+  if (set.kind == "tokens" && schema.value("tokenizer", "") != spec.data.tokenizer)
+    return "has tokens of tokenizer " + schema.value("tokenizer", "") + ", the run's is " + spec.data.tokenizer;
+  const bool has_documents = set.is_text() && (set.kind != "text" || spec.data.documents);
+  if (has_documents && spec.data.tokenizer == "bytes" &&
+      json::parse(spec.model_json, nullptr, false).value("vocabulary", std::uint64_t{0}) < 257)
+    return "is text of kind " + set.kind + " in documents, for which model.vocabulary must be at least 257 (the bytes and their end)";
+  return "";
+}
+
 /// The data rule that fits, or why none does.
 RuleVerdict judge_data(const Policy& policy, const RunSpec& spec, std::span<const DataSet> catalogue, Verdict& verdict) {
   const std::uint64_t floor = std::max(policy.minimum_examples, spec.data.minimum_examples);
   const std::uint64_t context = model_context(spec);
-  const json wanted = json::parse(spec.data.schema_json, nullptr, false);
   std::string why;
   for (const auto& rule : policy.data) {
     std::string here;
@@ -40,12 +55,10 @@ RuleVerdict judge_data(const Policy& policy, const RunSpec& spec, std::span<cons
       here = "may not serve purpose \"" + spec.purpose + "\" (allowed: " + listed(rule.purposes) + ")";
     } else if (found == catalogue.end()) {
       here = "is not in the catalogue; add it with `skerry-client data add " + rule.set + "`";
-    } else if (found->kind != spec.data.kind) {
-      here = "is of kind " + found->kind + ", the run wants " + spec.data.kind;
-    } else if (json::parse(found->schema_json, nullptr, false) != wanted) {
-      here = "has schema " + found->schema_json + ", the run wants " + spec.data.schema_json;
+    } else if (std::string misfits = misfit(*found, spec); !misfits.empty()) {
+      here = std::move(misfits);
     } else {
-      const auto examples = found->examples(context);
+      const auto examples = found->examples(context, spec.data.tokenizer == "bytes");
       const auto split = examples.find(spec.data.train_split);
       const std::uint64_t count = split == examples.end() ? 0 : split->second;
       if (split == examples.end()) {
@@ -128,6 +141,9 @@ Verdict judge(const Policy& policy, const RunSpec& spec, std::span<const DataSet
   }
   rules.push_back(judge_list("allow.encodings", "the updates' encoding", spec.exchange.up, contains(policy.encodings, spec.exchange.up),
                              policy.encodings));
+  if (spec.data.kind == "text")
+    rules.push_back(judge_list("allow.tokenizers", "the run's tokenizer", spec.data.tokenizer,
+                               fits_any(policy.tokenizers, spec.data.tokenizer), policy.tokenizers));
   rules.push_back(judge_data(policy, spec, catalogue, verdict));
 
   const std::uint64_t need_mb = verdict.parameters * 4 * 4 / 1'000'000;  // two bases, the trainer's output, the update

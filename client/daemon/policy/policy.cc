@@ -161,12 +161,13 @@ Result<Policy> read_policy(const toml::table& root, const std::string& file) {
 
   SKERRY_ASSIGN(const toml::table* allow_table, section("allow"));
   Section allow(*allow_table, "allow", file);
-  allow.only({"purposes", "architectures", "max_parameters", "metrics", "error_messages", "encodings"});
+  allow.only({"purposes", "architectures", "max_parameters", "metrics", "error_messages", "encodings", "tokenizers"});
   allow.texts("purposes", policy.purposes);
   allow.texts("architectures", policy.architectures);
   allow.whole("max_parameters", policy.max_parameters, 0, std::uint64_t{1} << 42);
   allow.texts("metrics", policy.metrics);
   allow.texts("encodings", policy.encodings);
+  allow.texts("tokenizers", policy.tokenizers);
   allow.choice<Policy::Telling>("error_messages", policy.error_messages,
                                 {{"none", Policy::Telling::kNone}, {"code", Policy::Telling::kCode}, {"full", Policy::Telling::kFull}});
   SKERRY_TRY(allow.done());
@@ -213,11 +214,12 @@ Result<Policy> read_policy(const toml::table& root, const std::string& file) {
 
   SKERRY_ASSIGN(const toml::table* trainer_table, section("trainer"));
   Section trainer(*trainer_table, "trainer", file);
-  trainer.only({"sandbox", "command", "read_only", "devices", "work_dir"});
+  trainer.only({"sandbox", "command", "read_only", "devices", "work_dir", "checkpoint_seconds"});
   trainer.choice<Policy::Sandbox>("sandbox", policy.sandbox,
                                   {{"bubblewrap", Policy::Sandbox::kBubblewrap}, {"none", Policy::Sandbox::kNone}});
   trainer.choice<Policy::WorkPlace>("work_dir", policy.work_dir,
                                     {{"disk", Policy::WorkPlace::kDisk}, {"tmpfs", Policy::WorkPlace::kTmpfs}});
+  trainer.whole("checkpoint_seconds", policy.checkpoint_seconds, 0, 1'000'000);
   trainer.texts("command", policy.trainer);
   trainer.texts("read_only", policy.read_only);
   trainer.texts("devices", policy.devices);
@@ -276,6 +278,7 @@ hours = ["always"]
 # max_parameters = 100_000_000
 # metrics = ["train_loss", "loss", "accuracy", "perplexity"]   # measurements that may leave; "*" allows all
 # encodings = ["f32", "bf16", "int8", "int8_block"] # of updates
+# tokenizers = ["bytes", "b2-*"]                # of text: bytes alone where nothing is said; "b2-*": any model file
 error_messages = "none"                         # what a coordinator is told of failures and refusals: none, code, full
 
 # Which data set may serve which purpose; see `skerry-client data list`.
@@ -298,6 +301,7 @@ minimum_examples = 100   # fewer may not make an update
 [trainer]
 sandbox = "bubblewrap"   # "none" runs the trainer with this user's rights
 work_dir = "disk"        # "tmpfs" keeps models in memory
+checkpoint_seconds = 60  # between the trainer's checkpoints in the middle of a task; 0: only at its end
 # command = ["/usr/bin/python3", "/opt/my_trainer.py"]
 # read_only = ["/opt"]   # more that a sandboxed trainer may read
 # devices = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"]

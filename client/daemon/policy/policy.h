@@ -42,12 +42,14 @@ struct Policy {
   std::uint64_t minimum_examples = 1;     ///< that a data set must have, and that an update must be made from
   double maximum_update_norm = 0;         ///< updates are scaled down to this L2 norm; 0: not clipped
   std::vector<std::string> encodings;     ///< of updates
+  std::vector<std::string> tokenizers = {"bytes"};  ///< patterns: "bytes", content ids of SentencePiece models
 
   Sandbox sandbox = Sandbox::kBubblewrap;
   std::vector<std::string> trainer;       ///< command; empty: skerry-trainer beside the daemon
   std::vector<std::string> read_only;     ///< more paths the sandboxed trainer may read (an interpreter, say)
   std::vector<std::string> devices;       ///< device files it may use, for example /dev/nvidia0
   WorkPlace work_dir = WorkPlace::kDisk;
+  std::uint64_t checkpoint_seconds = 60;  ///< between the trainer's checkpoints in the middle of a task; 0: none there
 
   std::uint32_t island_workers = 1;       ///< trainer processes that train as this node
   std::uint32_t island_local = 1;         ///< of them on this machine

@@ -296,12 +296,15 @@ std::string open_line(const OpenRequest& request) {
                {"path", request.data_path},
                {"splits", json::parse(request.data_splits_json)}};
   if (!request.data_indices.empty()) data["indices"] = request.data_indices;
+  if (!request.tokenizer.empty()) data["tokenizer"] = request.tokenizer;
+  if (request.documents) data["packing"] = "documents";
   return json{{"type", "open"},
               {"run", request.run_id},
               {"work_dir", request.work_dir},
               {"state_dir", request.state_dir},
               {"threads", request.threads},
               {"seed", request.seed},
+              {"checkpoint_ms", request.checkpoint_ms},
               {"model", json::parse(request.model_json)},
               {"training", json::parse(request.training_json)},
               {"data", std::move(data)}}

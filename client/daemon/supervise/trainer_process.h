@@ -102,8 +102,11 @@ struct OpenRequest {
   std::string run_id, work_dir, state_dir;
   std::uint32_t threads = 1;
   std::uint64_t seed = 0;
+  std::uint64_t checkpoint_ms = 0;
   std::string model_json, training_json;
   std::string data_kind, data_schema_json, data_path, data_splits_json, data_indices;
+  std::string tokenizer;           ///< file of a SentencePiece model; empty: bytes
+  bool documents = false;          ///< at most one document a window of text
 };
 std::string open_line(const OpenRequest& request);
 
