@@ -59,7 +59,7 @@ Result<TrainerAnswer> VirtualClient::train_or_evaluate(Job& job) {
   std::map<std::string, std::string> write;
   if (job.is_train())
     for (const std::string& fragment : job.task.write()) write[fragment] = fragment;  // no file: see VirtualTrainer
-  const std::string line = client::task_line(job.task, read, write, job.counted, /*progress_ms=*/0, /*checkpoint=*/false);
+  const std::string line = client::task_line(job.task, {read, write, {}}, job.counted, /*progress_ms=*/0, /*checkpoint=*/false);
   const double begin = thread_cpu_seconds();
   auto answer = trainer_->work(line);
   job.trainer_seconds = thread_cpu_seconds() - begin;

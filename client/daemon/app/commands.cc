@@ -426,7 +426,7 @@ int model_fetch_command(const Home& home, const std::string& run, const std::str
         personal.emplace(std::move(*own));
         continue;
       }
-      const auto* entry = cache->newest(fragment.name);
+      const auto entry = cache->newest(fragment.name);
       if (entry == nullptr) return not_found("this node has received no version of fragment " + fragment.name + " yet");
       versions[fragment.name] = {{"version", entry->version}, {"content_id", entry->content_id}};
       SKERRY_TRY(cache->verify(fragment.name, entry->version));

@@ -1,5 +1,6 @@
-// How the daemon carries out its machine's commands. Its members are in five files: daemon.cc (turns, beginning and end),
-// daemon_session.cc, daemon_runs.cc (consent and trainers), daemon_updates.cc (fragments and updates), daemon_holder.cc.
+// How the daemon carries out its machine's commands. Its members are in seven files: daemon.cc (turns, beginning and end),
+// daemon_session.cc, daemon_runs.cc (consent and trainers), daemon_fragments.cc (what comes), daemon_updates.cc (what
+// goes), daemon_feedback.cc (what encodings lost), daemon_holder.cc.
 #pragma once
 
 #include "client/daemon/app/control.h"
@@ -73,6 +74,9 @@ class DaemonLoop final : public Daemon {
   void execute(TrainerRequest& command);
   void execute(CancelTask& command);
   void execute(Fetch& command);
+  void execute(FetchMerge& command);
+  void execute(MergeFragment& command);
+  void execute(ForgetMerge& command);
   void execute(Abandon& command);
   void execute(StoreUpdate& command);
   void execute(Upload& command);
@@ -94,15 +98,24 @@ class DaemonLoop final : public Daemon {
   void fetch_tokenizer(const std::shared_ptr<RunArea>& area);
   void trainer_ready(const std::string& run_id, std::map<std::string, std::uint64_t> examples, std::uint64_t resumed_step);
   Result<void> request(RunArea& area, const v1::Task& task);
+  Result<void> choose_paths(RunArea& area, const v1::Task& task, TaskPaths& paths);
   Result<void> open_cache(RunArea& area) const;
   Result<void> flush_forgotten();
-  void fetch(v1::Task task);
-  bool fetch_here(RunArea& area, const v1::Task& task);
+  void fetch(const std::shared_ptr<RunArea>& area, FetchJob job);
+  void fetch_next(const std::shared_ptr<RunArea>& area);
+  void abandon(const std::string& name);
+  static EmitPaths emit_paths(const RunArea& area, const std::string& task_id, const std::string& fragment);
+  Result<void> prepare_emissions(RunArea& area, const std::string& task_id);
   Download downloader(std::shared_ptr<std::atomic<bool>> cancelled) const;
   Result<UpdateRecipe> recipe_for(RunArea& area, const v1::Task& task) const;
   v1::UpdateBody body_for(const v1::Task& task, const TrainerResult& result, double seconds) const;
   Result<StoredUpdate> signed_update(const v1::Task& task, v1::UpdateBody body, std::vector<PendingUpload> uploads) const;
-  void store(const v1::Task& task, Result<StoredUpdate> update, double norm, bool clipped);
+  void store(const v1::Task& task, Result<StoredUpdate> update, double norm, bool clipped, std::vector<Residual> residuals = {});
+  Result<std::shared_ptr<RunFeedback>> feedback_of(const std::string& run_id);
+  void with_residuals(const std::shared_ptr<RunFeedback>& feedback, RunFeedback::Work work);
+  Result<void> keep_residuals(const std::string& run_id, std::vector<Residual> residuals);
+  bool give_back_discarded(const ForgetUpdate& command);
+  void forget(ForgetUpdate command);
   Result<void> append_row(const v1::FromNode& message);
   Error told(const Error& error) const;
   void forget_now();
@@ -150,6 +163,7 @@ class DaemonLoop final : public Daemon {
   std::unordered_set<std::string> unsent_;  // updates whose row is in the ledger and that did not leave yet
   std::unordered_set<std::string> with_payloads_;  // updates of the outbox that have files there
   std::vector<ForgetUpdate> forgotten_;
+  std::unordered_map<std::string, std::shared_ptr<RunFeedback>> feedback_;  // null: the run has none
   std::unordered_map<std::string, std::string> counted_;  // runs with control variates: the latest task that was counted
   std::string known_incarnation_;
   bool known_paused_ = false;

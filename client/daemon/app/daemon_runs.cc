@@ -30,7 +30,7 @@ void DaemonLoop::execute(JudgeRun& command) {
     if (auto done = remember(); !done.ok()) return fail_for_good(done.error());
   }
   const auto area = area_of(command.run.run_id());
-  feed(RunJudged{answer, area != nullptr && area->spec && area->spec->training.control_variates});
+  feed(RunJudged{answer, area != nullptr && area->spec && area->spec->training.control_variates, area != nullptr && area->overlapped()});
 }
 
 v1::RunAnswer DaemonLoop::answer_to(const v1::RunAnnouncement& run) {
@@ -202,6 +202,13 @@ Result<void> DaemonLoop::start_trainer(RunArea& area) {
     cancelled.run_id = run_id;
     feed(std::move(cancelled));
   };
+  events.emitted = [this, run_id](const std::string& task_id, const std::string& fragment, std::uint64_t base_version) {
+    if (const auto running = area_of(run_id); running != nullptr) running->emitted[task_id][fragment] = base_version;
+  };
+  events.merged = [this, run_id](TrainerMerged merged) {
+    merged.run_id = run_id;
+    feed(std::move(merged));
+  };
   events.note = [](Note::Level level, std::string text) { log(level, text); };
   events.exited = [this, run_id](Error error) {
     log(error.code == Code::kCancelled ? Note::Level::kInfo : Note::Level::kWarning, "run " + run_id + ": " + error.message);
@@ -265,7 +272,7 @@ static Result<void> choose_frozen(RunArea& area, const v1::Task& task, std::map<
       continue;
     }
     if (!read.contains(fragment.name)) {
-      const auto* entry = area.cache->find(fragment.name, 0);
+      const auto entry = area.cache->find(fragment.name, 0);
       if (entry == nullptr) return not_found("this node no longer has fragment " + fragment.name);
       read[fragment.name] = {entry->path, 0};
     }
@@ -284,39 +291,51 @@ static bool remembers(const RunSpec& spec, const ModelLayout& layout) {
   return !stateless && training.value("optimizer_state", "") == "keep";
 }
 
+/// What a train task reads beside what its line from the coordinator says, and where it writes.
+Result<void> DaemonLoop::choose_paths(RunArea& area, const v1::Task& task, TaskPaths& paths) {
+  const ModelLayout& layout = area.cache->layout();
+  const bool overlapped = area.overlapped();
+  if (!overlapped)
+    for (const auto& wanted : task.read()) area.bases[wanted.fragment()] = wanted.version();
+  if (area.needs_everything) {
+    // With overlapped exchange no file here is what a trainer would go on from.
+    for (const auto& [fragment, version] : area.bases)
+      if (const auto entry = area.cache->find(fragment, version); entry != nullptr) paths.read[fragment] = {entry->path, version};
+    for (const auto& fragment : layout.fragments)
+      if (fragment.role != FragmentRole::kPersonal && fragment.role != FragmentRole::kFrozen && !paths.read.contains(fragment.name))
+        return not_found("this node no longer has fragment " + fragment.name + ": its trainer started anew");
+  }
+  if (overlapped) SKERRY_TRY(prepare_emissions(area, task.task_id()));
+  for (const auto& name : task.write()) {
+    const auto* fragment = layout.find_fragment(name);
+    if (!safe_name(name) || fragment == nullptr) return invalid_argument("the model has no fragment \"" + name + "\"");
+    if (fragment->role == FragmentRole::kFrozen || fragment->role == FragmentRole::kPersonal)
+      return permission_denied("fragment " + name + " is " + (fragment->role == FragmentRole::kFrozen ? "frozen" : "personal") +
+                               ", it is in no update");
+    if (overlapped) {
+      paths.emit[name] = emit_paths(area, task.task_id(), name);
+      continue;
+    }
+    if (!area.bases.contains(name)) return not_found("this node no longer has the base of fragment " + name);
+    paths.write[name] = area.work_dir + "/" + name + "-out.safetensors";
+  }
+  // The holder's copy: it goes to no update.
+  for (const auto& fragment : layout.fragments)
+    if (fragment.role == FragmentRole::kPersonal) paths.write[fragment.name] = area.work_dir + "/personal-out.safetensors";
+  return {};
+}
+
 Result<void> DaemonLoop::request(RunArea& area, const v1::Task& task) {
   SKERRY_TRY(open_cache(area));
-  std::map<std::string, ReadPath> read;
+  TaskPaths paths;
   for (const auto& wanted : task.read()) {
-    const auto* entry = area.cache->find(wanted.fragment(), wanted.version());
+    const auto entry = area.cache->find(wanted.fragment(), wanted.version());
     if (entry == nullptr) return not_found("fragment " + wanted.fragment() + " version " + std::to_string(wanted.version()) + " is not here");
-    read[wanted.fragment()] = {entry->path, wanted.version()};
+    paths.read[wanted.fragment()] = {entry->path, wanted.version()};
   }
   const ModelLayout& layout = area.cache->layout();
-  std::map<std::string, std::string> write;
-  if (task.kind() == v1::TASK_TRAIN) {
-    for (const auto& wanted : task.read()) area.bases[wanted.fragment()] = wanted.version();
-    if (area.needs_everything) {
-      for (const auto& [fragment, version] : area.bases)
-        if (const auto* entry = area.cache->find(fragment, version); entry != nullptr) read[fragment] = {entry->path, version};
-      for (const auto& fragment : layout.fragments)
-        if (fragment.role != FragmentRole::kPersonal && fragment.role != FragmentRole::kFrozen && !read.contains(fragment.name))
-          return not_found("this node no longer has fragment " + fragment.name + ": its trainer started anew");
-    }
-    for (const auto& name : task.write()) {
-      const auto* fragment = layout.find_fragment(name);
-      if (!safe_name(name) || fragment == nullptr) return invalid_argument("the model has no fragment \"" + name + "\"");
-      if (fragment->role == FragmentRole::kFrozen || fragment->role == FragmentRole::kPersonal)
-        return permission_denied("fragment " + name + " is " + (fragment->role == FragmentRole::kFrozen ? "frozen" : "personal") +
-                                 ", it is in no update");
-      if (!area.bases.contains(name)) return not_found("this node no longer has the base of fragment " + name);
-      write[name] = area.work_dir + "/" + name + "-out.safetensors";
-    }
-    // The holder's copy: it goes to no update.
-    for (const auto& fragment : layout.fragments)
-      if (fragment.role == FragmentRole::kPersonal) write[fragment.name] = area.work_dir + "/personal-out.safetensors";
-  }
-  SKERRY_TRY(choose_frozen(area, task, read));
+  if (task.kind() == v1::TASK_TRAIN) SKERRY_TRY(choose_paths(area, task, paths));
+  SKERRY_TRY(choose_frozen(area, task, paths.read));
   if (task.kind() == v1::TASK_TRAIN) area.needs_everything = false;
   const auto now = EventLoop::now_ms();
   area.task_started_ms = now;
@@ -325,7 +344,7 @@ Result<void> DaemonLoop::request(RunArea& area, const v1::Task& task) {
       area.last_checkpoint_ms == 0 || now - area.last_checkpoint_ms >= kCheckpointEveryMs || *area.remembers;
   if (task.kind() == v1::TASK_TRAIN && checkpoint) area.last_checkpoint_ms = now;
   const auto counted = counted_.find(task.run_id());
-  area.trainer->send(task_line(task, read, write, counted == counted_.end() ? "" : counted->second, kProgressMs, checkpoint));
+  area.trainer->send(task_line(task, paths, counted == counted_.end() ? "" : counted->second, kProgressMs, checkpoint));
   return {};
 }
 

@@ -23,117 +23,30 @@ constexpr std::string_view kSignaturePrefix{"skerry update v1\0", 17};
 
 }  // namespace
 
-// ---- fragments ----
-
-Download DaemonLoop::downloader(std::shared_ptr<std::atomic<bool>> cancelled) const {
-  // One client, so one connection, for all fragments of a task.
-  auto client = std::make_shared<CargoClient>(*profile_, options_.proxy, cancelled.get());
-  const std::uint64_t limit = policy_.disk_mb * 1'000'000;
-  return [client, cancelled, limit, home = home_](const std::string& id, std::uint64_t size, const std::string& path) -> Result<void> {
-    const std::uint64_t used = directory_bytes(home.runs()) + directory_bytes(home.outbox());
-    if (used + size > limit)
-      return Error{Code::kResourceExhausted, std::to_string(size) + " bytes more would exceed limits.disk_mb in " + home.policy() + " (" +
-                                                 std::to_string(used / 1'000'000) + " MB are used)", true};
-    return client->download(id, size, path);
-  };
-}
-
-std::shared_ptr<std::atomic<bool>> DaemonLoop::cancel_flag(const std::string& task_id) {
-  auto flag = std::make_shared<std::atomic<bool>>(false);
-  cancelled_[task_id] = flag;
-  return flag;
-}
-
-void DaemonLoop::execute(Abandon& command) {
-  for (auto& [id, area] : runs_)
-    if (area->waiting && area->waiting->task_id() == command.task_id) area->waiting.reset();
-  const auto found = cancelled_.find(command.task_id);
-  if (found == cancelled_.end()) return;
-  *found->second = true;
-  cancelled_.erase(found);
-}
-
-/// Small fragments whose bytes came along need no worker.
-bool DaemonLoop::fetch_here(RunArea& area, const v1::Task& task) {
-  for (const auto& wanted : task.read()) {
-    const auto* known = area.cache->find(wanted.fragment(), wanted.version());
-    if (known != nullptr && known->content_id == wanted.whole().content_id()) continue;
-    const bool comes_along = !wanted.whole().inline_data().empty() || !wanted.step().inline_data().empty();
-    if (!comes_along || wanted.whole().size() > 4 * kSmallElements + 65536) return false;
-  }
-  const Download none = [](const std::string&, std::uint64_t, const std::string&) -> Result<void> {
-    return unavailable("the bytes did not come along");
-  };
-  for (const auto& wanted : task.read()) {
-    auto brought = area.cache->bring(wanted, none);
-    if (brought.ok()) continue;
-    if (brought.error().code == Code::kUnavailable) return false;
-    log(Note::Level::kError, "task " + task.task_id() + ": " + to_string(brought.error()));
-    feed(FetchFailed{task.task_id(), told(brought.error())});
-    return true;
-  }
-  feed(FetchDone{task.task_id()});
-  return true;
-}
-
-Result<void> DaemonLoop::open_cache(RunArea& area) const {
-  if (area.cache) return {};
-  if (!area.spec) return internal_error("the run is not known");
-  SKERRY_ASSIGN(ModelLayout layout, build_layout(json::parse(area.spec->model_json)));
-  SKERRY_ASSIGN(FragmentCache cache, FragmentCache::open(home_.cache(area.announcement.run_id(), policy_.work_dir), std::move(layout)));
-  area.cache.emplace(std::move(cache));
-  return {};
-}
-
-void DaemonLoop::execute(Fetch& command) { fetch(std::move(command.task)); }
-
-void DaemonLoop::fetch(v1::Task task) {
-  const auto area = area_of(task.run_id());
-  if (area != nullptr && area->fetching) {
-    area->waiting = std::move(task);
-    return;
-  }
-  const auto opened = area == nullptr ? Result<void>(internal_error("the run is not known")) : open_cache(*area);
-  if (!opened.ok()) return feed(FetchFailed{task.task_id(), told(opened.error())});
-  area->cache->trim(area->bases);
-  if (fetch_here(*area, task)) return;
-  const auto flag = cancel_flag(task.task_id());
-  area->fetching = true;
-  workers_.run([this, area, task = std::move(task), flag, download = downloader(flag)] {
-    Result<void> result;
-    for (const auto& wanted : task.read()) {
-      result = area->cache->bring(wanted, download);
-      if (!result.ok()) break;
-    }
-    loop_->post([this, area, task_id = task.task_id(), result, flag] {
-      area->fetching = false;
-      if (area->waiting) {
-        v1::Task next = std::move(*area->waiting);
-        area->waiting.reset();
-        fetch(std::move(next));
-      }
-      if (*flag) return;
-      cancelled_.erase(task_id);
-      if (result.ok()) return feed(FetchDone{task_id});
-      log(Note::Level::kWarning, "task " + task_id + ": " + to_string(result.error()));
-      feed(FetchFailed{task_id, told(result.error())});
-    });
-  });
-}
-
-// ---- updates ----
-
 Result<UpdateRecipe> DaemonLoop::recipe_for(RunArea& area, const v1::Task& task) const {
   UpdateRecipe recipe;
   recipe.layout = &area.cache->layout();
   SKERRY_ASSIGN(recipe.encoding, find_encoding(area.spec->exchange.up));
   for (const auto& fragment : task.write()) {
+    if (area.overlapped()) {
+      const auto emitted = area.emitted.find(task.task_id());
+      if (emitted == area.emitted.end() || !emitted->second.contains(fragment))
+        return failed_precondition("the trainer did not emit fragment " + fragment + "; does it support overlapped exchange?");
+      const EmitPaths paths = emit_paths(area, task.task_id(), fragment);
+      SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(paths.base_path, area.cache->layout(), fragment));
+      const auto base = std::make_shared<const FragmentFile>(std::move(file));
+      recipe.fragments.push_back({fragment, emitted->second.at(fragment), base.get(), paths.path});
+      recipe.fragments.back().held = base;
+      continue;
+    }
     const auto base = area.bases.find(fragment);
-    const auto* entry = base == area.bases.end() ? nullptr : area.cache->find(fragment, base->second);
+    const auto entry = base == area.bases.end() ? nullptr : area.cache->find(fragment, base->second);
     if (entry == nullptr) return not_found("the base of fragment " + fragment + " is gone");
     recipe.fragments.push_back({fragment, base->second, entry->file.get(), area.work_dir + "/" + fragment + "-out.safetensors"});
+    recipe.fragments.back().held = entry;
   }
   recipe.maximum_norm = policy_.maximum_update_norm;
+  recipe.stochastic = area.spec->exchange.up_stochastic;
   recipe.seed = task.seed();
   recipe.inline_limit = inline_limit_;
   recipe.maximum_bytes = task.max_update_bytes();
@@ -200,6 +113,24 @@ void DaemonLoop::execute(StoreUpdate& command) {
     return signed_update(of, std::move(with), std::move(made->uploads));
   };
   std::uint64_t elements = 0;
+  const auto feedback = feedback_of(task.run_id());
+  if (!feedback.ok()) return store(task, feedback.error(), 0, false);
+  if (*feedback != nullptr) {
+    recipe->feedback = (*feedback)->share;
+    recipe->residuals = (*feedback)->directory;
+    return with_residuals(*feedback, [this, area, task, body = std::move(body), recipe = *std::move(recipe),
+                                      finish](std::map<std::string, Residual> residuals) mutable {
+      for (auto& fragment : recipe.fragments) fragment.residual = std::move(residuals[fragment.fragment]);
+      auto made = make_update(recipe);
+      const double norm = made.ok() ? made->norm : 0;
+      const bool clipped = made.ok() && made->clipped;
+      auto next = made.ok() ? std::move(made->residuals) : std::vector<Residual>();
+      auto update = finish(task, std::move(body), std::move(made));
+      return [this, task, update = std::move(update), norm, clipped, next = std::move(next)]() mutable {
+        store(task, std::move(update), norm, clipped, std::move(next));
+      };
+    });
+  }
   for (const auto& fragment : recipe->fragments) elements += fragment.base->elements();
   if (elements <= kSmallElements) {
     auto made = make_update(*recipe);
@@ -216,7 +147,7 @@ void DaemonLoop::execute(StoreUpdate& command) {
   });
 }
 
-void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double norm, bool clipped) {
+void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double norm, bool clipped, std::vector<Residual> residuals) {
   if (!update.ok()) {
     log(Note::Level::kError, "task " + task.task_id() + " gives no update: " + to_string(update.error()));
     return feed(StoreFailed{task.task_id(), told(update.error())});
@@ -238,6 +169,7 @@ void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double
     SKERRY_TRY(flush_forgotten());
     SKERRY_TRY(database_.append(std::move(row)));
     return database_.put_update(*update, unix_ms());
+    SKERRY_TRY(keep_residuals(task.run_id(), std::move(residuals)));
   };
   if (auto done = write(); !done.ok()) return fail_for_good(done.error());
   unsent_.insert(task.task_id());
@@ -272,6 +204,10 @@ void DaemonLoop::execute(Upload& command) {
 void DaemonLoop::execute(ForgetUpdate& command) {
   unsent_.erase(command.task_id);
   remove_payloads(command.task_id);
+  if (!give_back_discarded(command)) forget(std::move(command));
+}
+
+void DaemonLoop::forget(ForgetUpdate command) {
   // A run that was not announced again yet may have control variates.
   const auto area = area_of(command.run_id);
   const bool matters = area == nullptr || !area->spec || area->spec->training.control_variates;
@@ -317,9 +253,12 @@ void DaemonLoop::execute(DropRun& command) {
   runs_.erase(command.run_id);
   counted_.erase(command.run_id);
   if (area == nullptr) return;
+  feedback_.erase(command.run_id);
   // The last model stays for `skerry-client model fetch`.
   if (area->cache && !area->fetching) area->cache->trim({});
-  for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id)}) (void)remove_tree(directory);
+  for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id),
+                                home_.residuals(command.run_id)})
+    (void)remove_tree(directory);
   rest_soon();
 }
 

@@ -19,6 +19,8 @@ struct Home {
   std::string runs() const { return path + "/runs"; }
   std::string run(std::string_view run_id) const { return runs() + "/" + std::string(run_id); }
   std::string state(std::string_view run_id) const { return run(run_id) + "/state"; }
+  /// What the encoding of its updates lost (error feedback); not the trainer's.
+  std::string residuals(std::string_view run_id) const { return run(run_id) + "/residuals"; }
   /// The run's SentencePiece model, where it has one.
   std::string tokenizer(std::string_view run_id) const { return run(run_id) + "/tokenizer.model"; }
   std::string trainer_log(std::string_view run_id) const { return run(run_id) + "/trainer.log"; }

@@ -14,7 +14,7 @@ ClientMachine::ClientMachine(ClientMachineOptions options)
       paused_(options_.paused) {
   for (auto& update : options_.outbox) {
     const std::string id = update.task.task_id();
-    outbox_[id].update = std::move(update);
+    outbox_[id] = {.update = std::move(update), .serial = ++stored_};
   }
   options_.outbox.clear();
 }
@@ -26,7 +26,9 @@ std::vector<Command> ClientMachine::handle(const Event& event, Instant now) {
   std::visit([this](const auto& happened) { on(happened); }, event);
   watch_session();
   watch_tasks();
+  watch_merges();
   start_front_tasks();
+  hand_out_merges();
   retry_uploads();
   drop_finished_runs();
   finish_exit();
@@ -49,9 +51,9 @@ void ClientMachine::set_alarm() {
     if (session_ == Session::kOpen) consider(run.stale_at);
     if (!run.tasks.empty() && run.trainer == Trainer::kNone && now_ < run.not_before) consider(run.not_before);
     for (const auto& active : run.tasks) {
-      if (active.phase == Phase::kCancelling) consider(active.kill_at);
-      else if (active.phase != Phase::kStoring) consider(active.deadline);
+      consider(active.phase == Phase::kCancelling ? active.kill_at : active.deadline);
     }
+    for (const auto& [key, merge] : run.merges) consider(merge.retry_at);
   }
   if (session_ == Session::kOpen)
     for (const auto& [id, entry] : outbox_) consider(entry.retry_at);

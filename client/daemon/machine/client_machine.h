@@ -1,6 +1,6 @@
 // The daemon's decisions, without I/O: events in, commands out. The shell around it (client/daemon/app) and the simulation
 // carry the commands out and report back with further events. The members are in as many files as there are subjects:
-// session, runs (consent), tasks, trainers (who has a slot), outbox, holder, status.
+// session, runs (consent), tasks, trainers (who has a slot), overlap (deliveries), outbox, holder, status.
 #pragma once
 
 #include <cstdint>
@@ -79,7 +79,9 @@ struct MachineStatus {
 /// coordinator can never take it); after each reconnect every undecided update is asked for and offered again where it is
 /// unknown; a task runs only for a run whose exact spec the holder accepted; at most `max_trainers` trainers exist; a task
 /// that cannot be done is answered by a TaskFailure exactly once while its session lasts; in a run that is judged
-/// `one_by_one` no train task begins before the update before it was counted or discarded. Unexpected events are ignored or
+/// `one_by_one` no train task begins before the update before it was counted or discarded; in one that is judged
+/// `overlapped` the next task begins as soon as the trainer is done with this one, a delivered version is handed to every
+/// trainer that works on a task which plans it, and a task outlives a trainer that dies with it. Unexpected events are ignored or
 /// answered, never asserted. Not thread-safe.
 class ClientMachine {
  public:
@@ -99,22 +101,37 @@ class ClientMachine {
   enum class Trainer { kNone, kStarting, kReady, kStopping };
   enum class Phase { kQueued, kPreparing, kRunning, kCancelling, kStoring };
 
+  using MergeKey = std::pair<std::uint64_t, std::string>;  ///< exchange and fragment
+
   struct ActiveTask {
     v1::Task task;
     Phase phase = Phase::kQueued;
     bool fetched = false;
     Instant received = 0;
-    Instant deadline = 0;    ///< 0: none
+    std::uint64_t limit_ms = 0;  ///< 0: none; from when no train task of the run is before it
+    Instant deadline = 0;    ///< 0: none yet
     Instant kill_at = 0;     ///< of a cancelled one
     std::uint64_t step = 0;
     std::uint64_t of = 0;
     double loss = 0;
+    std::uint32_t deaths = 0;     ///< of trainers that worked on it
+    std::set<MergeKey> handed;    ///< what its trainer was told
+    std::set<MergeKey> merged;    ///< what its trainer has merged
+    TrainerResult result;         ///< of one that is stored
+  };
+  /// A delivered version, for as long as a task at hand plans it.
+  struct Merge {
+    v1::Delivery delivery;
+    bool ready = false;
+    std::uint32_t failures = 0;
+    Instant retry_at = 0;  ///< 0: not to be fetched again
   };
   struct Run {
     v1::RunAnnouncement announcement;
     v1::RunAnswer answer;
     Consent consent = Consent::kJudging;
     bool one_by_one = false;
+    bool overlapped = false;
     Trainer trainer = Trainer::kNone;
     std::uint32_t crashes = 0;    ///< since the last finished task
     Instant not_before = 0;       ///< no restart before
@@ -122,6 +139,9 @@ class ClientMachine {
     Instant ready_at = 0;
     Instant idle_since = 0;       ///< no task at all since then; 0: it has one
     std::deque<ActiveTask> tasks; ///< evaluations first; only the front one is past kQueued
+    std::deque<ActiveTask> storing;               ///< done by the trainer; the front one's update is being made
+    std::map<MergeKey, Merge> merges;
+    std::map<std::string, std::uint64_t> merged;  ///< by fragment: the newest exchange merged in a task that ended
     std::uint64_t counted = 0;
     std::uint64_t discarded = 0;
     bool ended = false;           ///< dropped as soon as its trainer is gone
@@ -132,6 +152,8 @@ class ClientMachine {
     StoredUpdate update;
     bool uploaded = false;
     Phase phase = Phase::kWaiting;
+    std::uint64_t serial = 0;    ///< cargo goes in this order, for each run
+    bool held = false;           ///< offered, but the cargo of an earlier one goes first
     std::uint32_t failures = 0;  ///< of uploading and offering
     Instant retry_at = 0;
   };
@@ -146,9 +168,12 @@ class ClientMachine {
   void on(const TrainerDone&);
   void on(const TrainerError&);
   void on(const TrainerCancelled&);
+  void on(const TrainerMerged&);
   void on(const TrainerExited&);
   void on(const FetchDone&);
   void on(const FetchFailed&);
+  void on(const MergeFetched&);
+  void on(const MergeFailed&);
   void on(const OutboxStored&);
   void on(const StoreFailed&);
   void on(const UploadDone&);
@@ -165,6 +190,7 @@ class ClientMachine {
   void on_message(const v1::Welcome&);
   void on_message(const v1::RunAnnouncement&);
   void on_message(const v1::Task&);
+  void on_message(const v1::Delivery&);
   void on_message(const v1::CancelTask&);
   void on_message(const v1::Receipt&);
   void on_message(const v1::RunEnded&);
@@ -175,6 +201,12 @@ class ClientMachine {
   void query_receipts();
   void offer(OutboxEntry& entry);
   void start_front_tasks();
+  void run_front(Run& run);
+  void store_next(Run& run);
+  void hand_out_merges();
+  void watch_merges();
+  static bool planned(const Run& run, const MergeKey& key);
+  bool goes_later(const OutboxEntry& entry) const;
   bool must_wait(const std::string& run_id, const Run& run) const;
   bool claim_trainer(const std::string& run_id, Run& run);
   Instant yields_at(const Run& run, Instant wanted_since) const;
@@ -224,6 +256,7 @@ class ClientMachine {
   bool leaving_ = false;
   std::map<std::string, Run> runs_;
   std::map<std::string, OutboxEntry> outbox_;
+  std::uint64_t stored_ = 0;  ///< serial of the latest entry of the outbox
   std::deque<v1::TaskFailure> unsent_failures_;  ///< of tasks that failed while no session was open
   Instant alarm_ = 0;                            ///< the last WakeAt; 0: none
 };

@@ -55,6 +55,7 @@ struct Received {
 struct RunJudged {
   v1::RunAnswer answer;
   bool one_by_one = false;  ///< no train task begins while the fate of the run's latest update is open
+  bool overlapped = false;  ///< train tasks go on from one another, and take in versions while they are under way
 };
 /// The run's trainer answered `open`, the answer to StartTrainer.
 struct TrainerReady {
@@ -83,6 +84,13 @@ struct TrainerCancelled {
   std::string run_id;
   std::string task_id;
 };
+/// The running task has merged a delivered fragment.
+struct TrainerMerged {
+  std::string run_id;
+  std::string task_id;
+  std::uint64_t exchange = 0;
+  std::string fragment;
+};
 /// The trainer process is gone (crash, kill, could not start, or after StopTrainer).
 struct TrainerExited {
   std::string run_id;
@@ -94,6 +102,18 @@ struct FetchDone {
 };
 struct FetchFailed {
   std::string task_id;
+  Error error;
+};
+/// A delivered version lies in the run's cache, the answer to FetchMerge.
+struct MergeFetched {
+  std::string run_id;
+  std::uint64_t exchange = 0;
+  std::string fragment;
+};
+struct MergeFailed {
+  std::string run_id;
+  std::uint64_t exchange = 0;
+  std::string fragment;
   Error error;
 };
 /// The update is computed, signed and durable, the answer to StoreUpdate.
@@ -142,8 +162,8 @@ struct PolicyChanged {
 struct IdentityRenewed {};
 
 using Event = std::variant<Started, Connected, Disconnected, Received, RunJudged, TrainerReady, TrainerProgress, TrainerDone,
-                           TrainerError, TrainerCancelled, TrainerExited, FetchDone, FetchFailed, OutboxStored, StoreFailed,
-                           UploadDone, UploadFailed, Tick, Pause, Resume, Leave, Shutdown, Availability, PolicyChanged,
+                           TrainerError, TrainerCancelled, TrainerMerged, TrainerExited, FetchDone, FetchFailed, MergeFetched,
+                           MergeFailed, OutboxStored, StoreFailed, UploadDone, UploadFailed, Tick, Pause, Resume, Leave, Shutdown, Availability, PolicyChanged,
                            IdentityRenewed>;
 
 // ---- commands, in the order in which they must be carried out ----
@@ -185,11 +205,28 @@ struct CancelTask {
 struct Fetch {
   v1::Task task;
 };
+/// Bring a delivered version into the run's cache and keep it until ForgetMerge; answered by MergeFetched or MergeFailed.
+struct FetchMerge {
+  v1::Delivery delivery;
+};
+/// Tell the trainer of the running task that this version is here. Repeated to a trainer that was started again.
+struct MergeFragment {
+  std::string run_id;
+  std::uint64_t exchange = 0;
+  std::string fragment;
+};
+/// No task wants the delivered version any more, or it was never fetched.
+struct ForgetMerge {
+  std::string run_id;
+  std::uint64_t exchange = 0;
+  std::string fragment;
+};
 /// Give up a Fetch or Upload that is under way; no answer is expected.
 struct Abandon {
   std::string task_id;
 };
-/// Compute, sign and store the update durably together with its egress row; answered by OutboxStored or StoreFailed.
+/// Compute, sign and store the update durably together with its egress row; answered by OutboxStored or StoreFailed. One
+/// at a time for each run, in the order in which their tasks ended.
 struct StoreUpdate {
   v1::Task task;
   TrainerResult result;
@@ -223,6 +260,6 @@ struct Note {
 struct Exit {};
 
 using Command = std::variant<ConnectAfter, CloseSession, Send, JudgeRun, StartTrainer, StopTrainer, TrainerRequest, CancelTask,
-                             Fetch, Abandon, StoreUpdate, Upload, ForgetUpdate, DropRun, WakeAt, Note, Exit>;
+                             Fetch, FetchMerge, MergeFragment, ForgetMerge, Abandon, StoreUpdate, Upload, ForgetUpdate, DropRun, WakeAt, Note, Exit>;
 
 }  // namespace skerry::client

@@ -67,8 +67,7 @@ void ClientMachine::end_everything(const std::string& reason, bool leaving) {
 void ClientMachine::finish_exit() {
   if (!exiting_ || exit_said_) return;
   for (const auto& [id, run] : runs_) {
-    if (run.trainer != Trainer::kNone) return;
-    if (!run.tasks.empty() && run.tasks.front().phase == Phase::kStoring) return;
+    if (run.trainer != Trainer::kNone || !run.storing.empty()) return;
   }
   exit_said_ = true;
   out_.emplace_back(Exit{});

@@ -8,23 +8,30 @@ namespace skerry::client {
 
 void ClientMachine::on(const OutboxStored& event) {
   const std::string& id = event.update.task.task_id();
-  if (Run* run = find_front(id); run != nullptr && run->tasks.front().phase == Phase::kStoring) run->tasks.pop_front();
   auto& entry = outbox_[id];
   entry.update = event.update;
+  entry.serial = ++stored_;
   offer(entry);
+  Run* run = find_run(event.update.task.run_id());
+  if (run == nullptr || run->storing.empty() || run->storing.front().task.task_id() != id) return;
+  run->storing.pop_front();
+  store_next(*run);
 }
 
 void ClientMachine::on(const StoreFailed& event) {
-  Run* run = find_front(event.task_id);
-  if (run == nullptr || run->tasks.front().phase != Phase::kStoring) return;
-  const auto front = std::move(run->tasks.front());
-  run->tasks.pop_front();
-  fail_task(front.task, event.error);
+  for (auto& [id, run] : runs_) {
+    if (run.storing.empty() || run.storing.front().task.task_id() != event.task_id) continue;
+    fail_task(run.storing.front().task, event.error);
+    run.storing.pop_front();
+    return store_next(run);
+  }
 }
 
 void ClientMachine::offer(OutboxEntry& entry) {
   if (session_ != Session::kOpen || entry.phase == OutboxEntry::Phase::kUploading) return;
   entry.retry_at = 0;
+  entry.held = !entry.update.uploads.empty() && !entry.uploaded && goes_later(entry);
+  if (entry.held) return;
   if (!entry.update.uploads.empty() && !entry.uploaded) {
     entry.phase = OutboxEntry::Phase::kUploading;
     out_.emplace_back(Upload{entry.update});
@@ -34,6 +41,16 @@ void ClientMachine::offer(OutboxEntry& entry) {
   v1::FromNode message;
   *message.mutable_update() = entry.update.message;
   send(std::move(message));
+}
+
+/// Whether the cargo of an earlier update of the run is not there yet: that one is needed first.
+bool ClientMachine::goes_later(const OutboxEntry& entry) const {
+  return std::any_of(outbox_.begin(), outbox_.end(), [&](const auto& known) {
+    const OutboxEntry& other = known.second;
+    return other.serial < entry.serial && other.update.task.run_id() == entry.update.task.run_id() &&
+           !other.update.uploads.empty() && !other.uploaded &&
+           (other.phase == OutboxEntry::Phase::kWaiting || other.phase == OutboxEntry::Phase::kUploading);
+  });
 }
 
 void ClientMachine::on(const UploadDone& event) {
@@ -63,7 +80,8 @@ void ClientMachine::on(const UploadFailed& event) {
 void ClientMachine::retry_uploads() {
   if (session_ != Session::kOpen) return;
   for (auto& [id, entry] : outbox_)
-    if (entry.phase == OutboxEntry::Phase::kWaiting && entry.retry_at != 0 && now_ >= entry.retry_at) offer(entry);
+    if (entry.phase == OutboxEntry::Phase::kWaiting && (entry.held || (entry.retry_at != 0 && now_ >= entry.retry_at)))
+      offer(entry);
 }
 
 void ClientMachine::query_receipts() {
@@ -71,8 +89,10 @@ void ClientMachine::query_receipts() {
   auto* query = message.mutable_receipt_query();
   for (const auto& [id, entry] : outbox_) query->add_task_ids(id);
   // Tasks of the last session are asked for too: those that can never count are not worth finishing.
-  for (const auto& [id, run] : runs_)
+  for (const auto& [id, run] : runs_) {
+    for (const auto& active : run.storing) query->add_task_ids(active.task.task_id());
     for (const auto& active : run.tasks) query->add_task_ids(active.task.task_id());
+  }
   if (query->task_ids_size() > 0) send(std::move(message));
 }
 

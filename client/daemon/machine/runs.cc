@@ -38,6 +38,7 @@ void ClientMachine::on(const RunJudged& event) {
   run->answer = event.answer;
   run->consent = event.answer.accepted() ? Consent::kAccepted : Consent::kRefused;
   run->one_by_one = event.one_by_one;
+  run->overlapped = event.overlapped;
   if (run->consent == Consent::kRefused) {
     cancel_all(*run, error_of(Code::kPermissionDenied, "the holder's policy does not allow this run"));
     if (run->trainer != Trainer::kNone) stop_trainer(*run, "the run is refused by policy");
@@ -97,11 +98,12 @@ void ClientMachine::on_message(const v1::RunEnded& ended) {
 void ClientMachine::drop_finished_runs() {
   for (auto it = runs_.begin(); it != runs_.end();) {
     Run& run = it->second;
-    if (run.stale_at != 0 && now_ >= run.stale_at && session_ == Session::kOpen && run.tasks.empty() && !run.ended) {
+    if (run.stale_at != 0 && now_ >= run.stale_at && session_ == Session::kOpen && run.tasks.empty() && run.storing.empty() &&
+        !run.ended) {
       run.ended = true;
       stop_trainer(run, "the coordinator does not know the run any more");
     }
-    if (!run.ended || run.trainer != Trainer::kNone || !run.tasks.empty()) {
+    if (!run.ended || run.trainer != Trainer::kNone || !run.tasks.empty() || !run.storing.empty()) {
       ++it;
       continue;
     }

@@ -124,7 +124,7 @@ void ClientMachine::on(const Received& event) {
     case v1::ToNode::kReceipt: on_message(message.receipt()); break;
     case v1::ToNode::kRunEnded: on_message(message.run_ended()); break;
     case v1::ToNode::kGoodbye: on_message(message.goodbye()); break;
-    case v1::ToNode::kDelivery:
+    case v1::ToNode::kDelivery: on_message(message.delivery()); break;
     case v1::ToNode::kHeartbeat:
     case v1::ToNode::MESSAGE_NOT_SET: break;
   }

@@ -34,7 +34,7 @@ MachineStatus ClientMachine::status() const {
       case Trainer::kReady: entry.trainer = "ready"; break;
       case Trainer::kStopping: entry.trainer = "stopping"; break;
     }
-    for (const auto& active : run.tasks) {
+    const auto show = [&entry](const ActiveTask& active) {
       MachineStatus::TaskStatus task;
       task.task_id = active.task.task_id();
       task.kind = active.task.kind();
@@ -50,7 +50,9 @@ MachineStatus ClientMachine::status() const {
       task.of = active.of;
       task.loss = active.loss;
       entry.tasks.push_back(std::move(task));
-    }
+    };
+    for (const auto& active : run.storing) show(active);
+    for (const auto& active : run.tasks) show(active);
     entry.counted = run.counted;
     entry.discarded = run.discarded;
     status.runs.push_back(std::move(entry));

@@ -30,12 +30,13 @@ void ClientMachine::on_message(const v1::Task& task) {
   }
   Run* run = find_run(task.run_id());
   if (run != nullptr)
-    for (auto& known : run->tasks)
-      if (known.task.task_id() == task.task_id() && known.phase != Phase::kCancelling) {
-        known.task.set_ticket(task.ticket());
-        known.task.set_incarnation(task.incarnation());
-        return;
-      }
+    for (auto* list : {&run->tasks, &run->storing})
+      for (auto& known : *list)
+        if (known.task.task_id() == task.task_id() && known.phase != Phase::kCancelling) {
+          known.task.set_ticket(task.ticket());
+          known.task.set_incarnation(task.incarnation());
+          return;
+        }
   if (task.incarnation() != incarnation_)
     return fail_task(task, error_of(Code::kAborted, "the task belongs to session " + task.incarnation() +
                                                         ", this node's session is " + incarnation_));
@@ -60,8 +61,13 @@ void ClientMachine::on_message(const v1::Task& task) {
     for (std::size_t index = run->tasks.size(); index-- > 0;) {
       const auto& old = run->tasks[index].task;
       if (old.kind() == v1::TASK_TRAIN && old.incarnation() != task.incarnation() && old.exchange() <= task.exchange() &&
-          overlaps(old, task))
+          overlaps(old, task)) {
         cancel_task(*run, index, nullptr);
+      } else if (old.kind() == v1::TASK_TRAIN && run->overlapped && old.exchange() > task.exchange()) {
+        // It goes on from the end of this one, or waits for what only this one's update brings about.
+        const Error order = error_of(Code::kNotFound, "an earlier task, " + task.task_id() + ", came after it");
+        cancel_task(*run, index, &order);
+      }
     }
   }
 
@@ -70,7 +76,11 @@ void ClientMachine::on_message(const v1::Task& task) {
   active.received = now_;
   std::uint64_t limit = task.deadline_ms();
   if (options_.max_task_ms > 0) limit = limit == 0 ? options_.max_task_ms : std::min(limit, options_.max_task_ms);
-  active.deadline = limit == 0 ? 0 : now_ + limit;
+  active.limit_ms = limit;
+  const bool first = std::none_of(run->tasks.begin(), run->tasks.end(), [](const ActiveTask& other) {
+    return other.task.kind() == v1::TASK_TRAIN;
+  });
+  if (limit != 0 && (first || !run->overlapped)) active.deadline = now_ + limit;
   auto position = run->tasks.end();
   if (task.kind() == v1::TASK_EVALUATE)
     position = std::find_if(run->tasks.begin(), run->tasks.end(), [](const ActiveTask& other) {
@@ -127,8 +137,16 @@ void ClientMachine::on(const TrainerDone& event) {
   }
   if (front.phase != Phase::kRunning) return;
   run->crashes = 0;
+  for (const auto& [exchange, fragment] : front.merged) run->merged[fragment] = std::max(run->merged[fragment], exchange);
   front.phase = Phase::kStoring;
-  out_.emplace_back(StoreUpdate{front.task, event.result});
+  front.result = event.result;
+  run->storing.push_back(std::move(front));
+  run->tasks.pop_front();
+  if (run->storing.size() == 1) store_next(*run);
+}
+
+void ClientMachine::store_next(Run& run) {
+  if (!run.storing.empty()) out_.emplace_back(StoreUpdate{run.storing.front().task, run.storing.front().result});
 }
 
 void ClientMachine::on(const TrainerError& event) {
@@ -149,15 +167,15 @@ void ClientMachine::on(const TrainerCancelled& event) {
 
 void ClientMachine::watch_tasks() {
   for (auto& [id, run] : runs_) {
-    if (!run.tasks.empty()) run.idle_since = 0;
+    if (!run.tasks.empty() || !run.storing.empty()) run.idle_since = 0;
     else if (run.idle_since == 0) run.idle_since = now_;
     for (std::size_t index = run.tasks.size(); index-- > 0;) {
       auto& active = run.tasks[index];
+      if (index == 0 && active.deadline == 0 && active.limit_ms != 0) active.deadline = now_ + active.limit_ms;
       if (active.phase == Phase::kCancelling && active.kill_at != 0 && now_ >= active.kill_at) {
         active.kill_at = 0;
         if (run.trainer != Trainer::kStopping) stop_trainer(run, "it did not stop when told to");
-      } else if (active.deadline != 0 && now_ >= active.deadline && active.phase != Phase::kStoring &&
-                 active.phase != Phase::kCancelling) {
+      } else if (active.deadline != 0 && now_ >= active.deadline && active.phase != Phase::kCancelling) {
         const Error late = error_of(Code::kDeadlineExceeded, "the task was not done " + std::to_string(now_ - active.received) +
                                                                  " ms after it was given");
         cancel_task(run, index, &late);
@@ -168,7 +186,7 @@ void ClientMachine::watch_tasks() {
 
 void ClientMachine::cancel_task(Run& run, std::size_t index, const Error* failure) {
   auto& active = run.tasks[index];
-  if (active.phase == Phase::kStoring || active.phase == Phase::kCancelling) return;
+  if (active.phase == Phase::kCancelling) return;
   const v1::Task task = active.task;
   if (active.phase == Phase::kRunning) {
     active.phase = Phase::kCancelling;

@@ -13,6 +13,8 @@ constexpr std::uint64_t kTrainerBackoffCapMs = 60'000;
 // goes from task to task for ten times that: then at most a tenth or so of the time goes into starts.
 constexpr std::uint64_t kIdleCapMs = 2'000;
 constexpr std::uint64_t kSliceStarts = 10;
+constexpr std::size_t kMaxStoring = 2;    // updates on their way to the disk beside a task: more would only fill it
+constexpr std::uint32_t kMaxDeaths = 3;  // of trainers with one task, before the task is given back
 
 }  // namespace
 
@@ -22,17 +24,16 @@ void ClientMachine::start_front_tasks() {
     for (auto& [id, run] : runs_) {
       if (run.tasks.empty()) continue;
       auto& front = run.tasks.front();
-      if (front.phase == Phase::kPreparing && front.fetched && run.trainer == Trainer::kReady) {
-        front.phase = Phase::kRunning;
-        out_.emplace_back(TrainerRequest{front.task});
-      }
+      if (front.phase == Phase::kPreparing && front.fetched && run.trainer == Trainer::kReady) run_front(run);
     }
     return;
   }
   if (exiting_) return;
   std::vector<std::pair<const std::string*, Run*>> waiting;
   for (auto& [id, run] : runs_)
-    if (!run.tasks.empty() && run.consent == Consent::kAccepted && !run.ended) waiting.emplace_back(&id, &run);
+    if (!run.tasks.empty() && run.storing.size() < (run.overlapped ? kMaxStoring : 1) &&
+        run.consent == Consent::kAccepted && !run.ended)
+      waiting.emplace_back(&id, &run);
   std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
     return a.second->tasks.front().received < b.second->tasks.front().received;
   });
@@ -45,11 +46,16 @@ void ClientMachine::start_front_tasks() {
     }
     // A trainer that ended while the task was being prepared is started again.
     if (front.phase == Phase::kPreparing && run->trainer == Trainer::kNone) (void)claim_trainer(*id, *run);
-    if (front.phase == Phase::kPreparing && front.fetched && run->trainer == Trainer::kReady) {
-      front.phase = Phase::kRunning;
-      out_.emplace_back(TrainerRequest{front.task});
-    }
+    if (front.phase == Phase::kPreparing && front.fetched && run->trainer == Trainer::kReady) run_front(*run);
   }
+}
+
+void ClientMachine::run_front(Run& run) {
+  auto& front = run.tasks.front();
+  front.phase = Phase::kRunning;
+  front.handed.clear();
+  front.merged.clear();
+  out_.emplace_back(TrainerRequest{front.task});
 }
 
 bool ClientMachine::must_wait(const std::string& run_id, const Run& run) const {
@@ -94,6 +100,7 @@ bool ClientMachine::claim_trainer(const std::string& run_id, Run& run) {
 Instant ClientMachine::yields_at(const Run& run, Instant wanted_since) const {
   if (run.trainer != Trainer::kReady) return 0;
   const std::uint64_t start = run.ready_at - run.started_at;
+  if (!run.storing.empty()) return 0;
   if (run.tasks.empty()) return std::max<Instant>(1, run.idle_since + std::min(start, kIdleCapMs));
   const ActiveTask& front = run.tasks.front();
   if (front.phase != Phase::kQueued || front.received <= wanted_since) return 0;
@@ -119,7 +126,13 @@ void ClientMachine::on(const TrainerExited& event) {
   }
   if (run->tasks.empty()) return;
   const Phase phase = run->tasks.front().phase;
-  if (phase == Phase::kQueued || phase == Phase::kStoring) return;
+  if (phase == Phase::kQueued) return;
+  if (run->overlapped && phase != Phase::kCancelling && !asked && event.error.retryable &&
+      ++run->tasks.front().deaths < kMaxDeaths) {
+    // The next trainer goes on from its checkpoint, with the same result; the tasks after this one depend on it.
+    run->tasks.front().phase = Phase::kPreparing;
+    return;
+  }
   const auto front = std::move(run->tasks.front());
   run->tasks.pop_front();
   if (phase == Phase::kPreparing && !front.fetched) out_.emplace_back(Abandon{front.task.task_id()});

@@ -238,7 +238,11 @@ void TrainerProcess::take_message(const json& message) {
     events_.error({"", text_member(message, "task"), std::move(error)});
   } else if (type == "cancelled") {
     events_.cancelled({"", text_member(message, "task")});
-  } else if (type != "checkpointed" && type != "fragment") {
+  } else if (type == "fragment") {
+    events_.emitted(text_member(message, "task"), text_member(message, "fragment"), count_member(message, "base"));
+  } else if (type == "merged") {
+    events_.merged({"", text_member(message, "task"), count_member(message, "exchange"), text_member(message, "fragment")});
+  } else if (type != "checkpointed") {
     log("message of unknown type: " + type + "\n");
   }
 }
@@ -266,17 +270,30 @@ void TrainerProcess::child_ended() {
   exited(std::move(error));
 }
 
-std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath>& read, const std::map<std::string, std::string>& write,
-                      std::string_view counted, std::uint64_t progress_ms, bool checkpoint) {
+std::string task_line(const v1::Task& task, const TaskPaths& paths, std::string_view counted, std::uint64_t progress_ms, bool checkpoint) {
   json reads = json::object();
-  for (const auto& [fragment, source] : read) reads[fragment] = {{"path", source.path}, {"version", source.version}};
+  for (const auto& [fragment, source] : paths.read) reads[fragment] = {{"path", source.path}, {"version", source.version}};
   json line = {{"task", task.task_id()}, {"read", std::move(reads)}};
   if (task.kind() == v1::TASK_EVALUATE) {
     line["type"] = "evaluate";
     line["split"] = task.split();
   } else {
     line["type"] = "train";
-    line["write"] = write;
+    line["write"] = paths.write;
+    for (const auto& [fragment, to] : paths.emit)
+      line["emit"].push_back({{"fragment", fragment},
+                              {"exchange", task.exchange()},
+                              {"at_step", task.steps()},
+                              {"path", to.path},
+                              {"base_path", to.base_path}});
+    for (const auto& plan : task.merge())
+      line["merge"].push_back({{"fragment", plan.fragment()},
+                               {"exchange", plan.exchange()},
+                               {"at_step", plan.at_step()},
+                               {"rule", plan.rule()},
+                               {"alpha", plan.alpha()},
+                               {"on_late", plan.block() ? "block" : "on-arrival"}});
+    if (!task.after().empty()) line["after"] = task.after();
     line["steps"] = task.steps();
     line["epochs"] = task.epochs();
     line["seed"] = task.seed();
@@ -286,6 +303,10 @@ std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath
     if (!checkpoint) line["checkpoint"] = false;
   }
   return line.dump();
+}
+
+std::string merge_line(std::uint64_t exchange, const std::string& fragment, const ReadPath& version) {
+  return json{{"type", "merge"}, {"exchange", exchange}, {"fragment", fragment}, {"path", version.path}, {"version", version.version}}.dump();
 }
 
 std::string cancel_line(std::string_view task_id) { return json{{"type", "cancel"}, {"task", task_id}}.dump(); }

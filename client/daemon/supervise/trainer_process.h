@@ -37,6 +37,8 @@ struct TrainerEvents {
   std::function<void(TrainerDone)> done;
   std::function<void(TrainerError)> error;
   std::function<void(TrainerCancelled)> cancelled;
+  std::function<void(std::string task_id, std::string fragment, std::uint64_t base_version)> emitted;
+  std::function<void(TrainerMerged)> merged;  ///< run_id is empty
   std::function<void(Error)> exited;
   std::function<void(Note::Level, std::string)> note;
 };
@@ -86,14 +88,26 @@ class TrainerProcess {
   std::uint64_t last_progress_ms_ = 0;
 };
 
-/// The `train` or `evaluate` line. `read` and `write` map fragments to paths (and versions); `counted` is the run's latest
-/// task whose update was counted (empty: none).
 struct ReadPath {
   std::string path;
   std::uint64_t version = 0;
 };
-std::string task_line(const v1::Task& task, const std::map<std::string, ReadPath>& read, const std::map<std::string, std::string>& write,
-                      std::string_view counted, std::uint64_t progress_ms, bool checkpoint);
+/// Where a fragment goes that is given away at the task's end while training goes on.
+struct EmitPaths {
+  std::string path;
+  std::string base_path;
+};
+/// By fragment.
+struct TaskPaths {
+  std::map<std::string, ReadPath> read;
+  std::map<std::string, std::string> write;
+  std::map<std::string, EmitPaths> emit;
+};
+/// The `train` or `evaluate` line. `counted` is the run's latest task whose update was counted (empty: none).
+std::string task_line(const v1::Task& task, const TaskPaths& paths, std::string_view counted, std::uint64_t progress_ms, bool checkpoint);
+
+/// The `merge` line: the version of an exchange is here.
+std::string merge_line(std::uint64_t exchange, const std::string& fragment, const ReadPath& version);
 
 /// The `cancel` line.
 std::string cancel_line(std::string_view task_id);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -74,39 +75,43 @@ Result<void> FragmentCache::scan(bool tidy) {
       continue;
     }
     entry->path = path;
-    entries_.push_back(std::move(*entry));
+    entries_.push_back(std::make_shared<Entry>(std::move(*entry)));
   }
   return {};
 }
 
 Result<void> FragmentCache::verify(std::string_view fragment, std::uint64_t version) {
   for (auto& entry : entries_) {
-    if (entry.fragment != fragment || entry.version != version || entry.verified) continue;
-    SKERRY_ASSIGN(const std::string id, id_of_file(entry.path));
-    if (id != entry.content_id) return data_loss(entry.path + " is damaged: its content is not what its name says");
-    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(entry.path, layout_, entry.fragment));
-    entry.file = std::make_unique<FragmentFile>(std::move(file));
-    entry.verified = true;
+    if (entry->fragment != fragment || entry->version != version || entry->verified) continue;
+    SKERRY_ASSIGN(const std::string id, id_of_file(entry->path));
+    if (id != entry->content_id) return data_loss(entry->path + " is damaged: its content is not what its name says");
+    SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(entry->path, layout_, entry->fragment));
+    const std::lock_guard lock(*mutex_);
+    entry->file = std::make_unique<FragmentFile>(std::move(file));
+    entry->verified = true;
   }
   return {};
 }
 
-FragmentCache::Entry* FragmentCache::lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id) {
+std::shared_ptr<FragmentCache::Entry> FragmentCache::lookup(std::string_view fragment, std::uint64_t version,
+                                                            std::string_view content_id) {
   for (auto& entry : entries_)
-    if (entry.fragment == fragment && entry.version == version && entry.content_id == content_id) return &entry;
+    if (entry->fragment == fragment && entry->version == version && entry->content_id == content_id) return entry;
   return nullptr;
 }
 
-const FragmentCache::Entry* FragmentCache::find(std::string_view fragment, std::uint64_t version) const {
+std::shared_ptr<const FragmentCache::Entry> FragmentCache::find(std::string_view fragment, std::uint64_t version) const {
+  const std::lock_guard lock(*mutex_);
   for (const auto& entry : entries_)
-    if (entry.verified && entry.fragment == fragment && entry.version == version) return &entry;
+    if (entry->verified && entry->fragment == fragment && entry->version == version) return entry;
   return nullptr;
 }
 
-const FragmentCache::Entry* FragmentCache::newest(std::string_view fragment) const {
-  const Entry* best = nullptr;
+std::shared_ptr<const FragmentCache::Entry> FragmentCache::newest(std::string_view fragment) const {
+  const std::lock_guard lock(*mutex_);
+  std::shared_ptr<const Entry> best;
   for (const auto& entry : entries_)
-    if (entry.fragment == fragment && (best == nullptr || entry.version > best->version)) best = &entry;
+    if (entry->fragment == fragment && (best == nullptr || entry->version > best->version)) best = entry;
   return best;
 }
 
@@ -122,11 +127,12 @@ Result<void> FragmentCache::bring(const v1::FragmentVersion& wanted, const Downl
     return invalid_argument("fragment " + wanted.fragment() + " version " + std::to_string(wanted.version()) + " is said to have " +
                             std::to_string(wanted.whole().size()) + " bytes, the model's layout gives " + std::to_string(size));
 
-  if (Entry* known = lookup(wanted.fragment(), wanted.version(), wanted.whole().content_id()); known != nullptr) {
+  if (const auto known = lookup(wanted.fragment(), wanted.version(), wanted.whole().content_id()); known != nullptr) {
     if (known->verified) return {};
     if (verify(wanted.fragment(), wanted.version()).ok() && known->verified) return {};
     (void)remove_file(known->path);
-    entries_.erase(entries_.begin() + (known - entries_.data()));
+    const std::lock_guard lock(*mutex_);
+    std::erase(entries_, known);
   }
 
   Entry entry;
@@ -148,7 +154,8 @@ Result<void> FragmentCache::admit(Entry entry) {
   SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(entry.path, layout_, entry.fragment));
   entry.file = std::make_unique<FragmentFile>(std::move(file));
   entry.verified = true;
-  entries_.push_back(std::move(entry));
+  const std::lock_guard lock(*mutex_);
+  entries_.push_back(std::make_shared<Entry>(std::move(entry)));
   return {};
 }
 
@@ -164,7 +171,7 @@ Result<void> FragmentCache::write_inline(const v1::FragmentVersion& wanted, cons
 
 Result<bool> FragmentCache::apply_step(const v1::FragmentVersion& wanted, const Download& download, const std::string& path) const {
   if (wanted.version() == 0 || wanted.step().content_id().empty() || wanted.step_encoding().empty()) return false;
-  const Entry* before = find(wanted.fragment(), wanted.version() - 1);
+  const auto before = find(wanted.fragment(), wanted.version() - 1);
   if (before == nullptr) return false;
   SKERRY_ASSIGN(const Encoding* encoding, find_encoding(wanted.step_encoding()));
   SKERRY_TRY(check_content_id(wanted.step().content_id()));
@@ -218,16 +225,16 @@ Result<bool> FragmentCache::apply_step(const v1::FragmentVersion& wanted, const 
   return true;
 }
 
-void FragmentCache::trim(const std::map<std::string, std::uint64_t>& keep) {
+void FragmentCache::trim(const std::set<std::pair<std::string, std::uint64_t>>& keep) {
+  const std::lock_guard lock(*mutex_);
   std::map<std::string, std::uint64_t> top;
   for (const auto& entry : entries_) {
-    auto& version = top[entry.fragment];
-    version = std::max(version, entry.version);
+    auto& version = top[entry->fragment];
+    version = std::max(version, entry->version);
   }
-  std::erase_if(entries_, [&](const Entry& entry) {
-    const auto kept = keep.find(entry.fragment);
-    if (entry.version == top[entry.fragment] || (kept != keep.end() && kept->second == entry.version)) return false;
-    (void)remove_file(entry.path);
+  std::erase_if(entries_, [&](const auto& entry) {
+    if (entry->version == top[entry->fragment] || keep.contains({entry->fragment, entry->version})) return false;
+    (void)remove_file(entry->path);
     return true;
   });
 }

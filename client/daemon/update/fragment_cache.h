@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/base/result.h"
@@ -19,7 +21,7 @@ namespace skerry::client {
 /// Fetches cargo of this id and size into a file, verified. Called by FragmentCache::bring, on its thread.
 using Download = std::function<Result<void>(const std::string& content_id, std::uint64_t size, const std::string& path)>;
 
-/// One thread at a time. Nothing here is fsynced: each file's name is its proof, and one that was cut is fetched again.
+/// One thread at a time brings and trims; any may look meanwhile. Nothing here is fsynced: each file's name is its proof, and one that was cut is fetched again.
 class FragmentCache {
  public:
   struct Entry {
@@ -46,12 +48,12 @@ class FragmentCache {
   Result<void> bring(const v1::FragmentVersion& wanted, const Download& download);
 
   /// nullptr where it is not here or was not verified.
-  const Entry* find(std::string_view fragment, std::uint64_t version) const;
+  std::shared_ptr<const Entry> find(std::string_view fragment, std::uint64_t version) const;
   /// The highest version here, verified or not; nullptr where there is none.
-  const Entry* newest(std::string_view fragment) const;
+  std::shared_ptr<const Entry> newest(std::string_view fragment) const;
 
-  /// Removes all but the newest version of each fragment and those that `keep` names (fragment → version).
-  void trim(const std::map<std::string, std::uint64_t>& keep);
+  /// Removes all but the newest version of each fragment and those that `keep` names.
+  void trim(const std::set<std::pair<std::string, std::uint64_t>>& keep);
 
   const ModelLayout& layout() const { return layout_; }
   const std::string& directory() const { return directory_; }
@@ -60,14 +62,16 @@ class FragmentCache {
   FragmentCache(std::string directory, ModelLayout layout) : directory_(std::move(directory)), layout_(std::move(layout)) {}
 
   Result<void> scan(bool tidy);
-  Entry* lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id);
+  std::shared_ptr<Entry> lookup(std::string_view fragment, std::uint64_t version, std::string_view content_id);
   Result<void> admit(Entry entry);
   Result<void> write_inline(const v1::FragmentVersion& wanted, const std::string& path) const;
   Result<bool> apply_step(const v1::FragmentVersion& wanted, const Download& download, const std::string& path) const;
 
   std::string directory_;
   ModelLayout layout_;
-  std::vector<Entry> entries_;
+  // Shared with whoever looks; an entry does not change once it is verified.
+  std::vector<std::shared_ptr<Entry>> entries_;
+  std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();  // of the list
 };
 
 }  // namespace skerry::client

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct TrainedFragment {
   std::string trained_path;             ///< as the trainer wrote it
   std::span<const float> trained = {};  ///< instead of the path: the values themselves
   Residual residual = {};               ///< with feedback: what earlier updates lost; nothing: zeros
+  std::shared_ptr<const void> held = {};  ///< keeps `base` alive where nobody else does
 };
 
 struct UpdateRecipe {

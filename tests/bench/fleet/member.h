@@ -68,6 +68,10 @@ class Member {
   void carry_out(client::TrainerRequest& command);
   void carry_out(client::CancelTask& command);
   void carry_out(client::Fetch& command);
+  // A fleet's runs have no overlapped exchange.
+  void carry_out(client::FetchMerge&) {}
+  void carry_out(client::MergeFragment&) {}
+  void carry_out(client::ForgetMerge&) {}
   void carry_out(client::Abandon& command);
   void carry_out(client::StoreUpdate& command);
   void carry_out(client::Upload& command);

@@ -98,7 +98,7 @@ read close
     task.set_task_id("t1");
     task.set_kind(v1::TASK_TRAIN);
     task.set_steps(5);
-    world.trainer->send(task_line(task, {{"all", {"/base", 7}}}, {{"all", "/out"}}, "t-6", 500, false));
+    world.trainer->send(task_line(task, {{{"all", {"/base", 7}}}, {{"all", "/out"}}, {}}, "t-6", 500, false));
   };
   world.on_done = [&] { world.trainer->stop("the test is over"); };
   world.run();
@@ -202,6 +202,25 @@ TEST_CASE("without bubblewrap nothing starts, and the message names the policy l
   REQUIRE_FALSE(command.ok());
   CHECK(command.error().code == Code::kFailedPrecondition);
   CHECK_THAT(command.error().message, Catch::Contains("line 3"));
+}
+
+TEST_CASE("the sandbox shares the machine's network only where the plan grants it") {
+  if (!find_program("bwrap").ok()) {
+    WARN("bubblewrap is not installed here");
+    return;
+  }
+  SandboxPlan plan;
+  plan.command = {"/bin/true"};
+  plan.working_directory = "/";
+  const auto shares = [&] {
+    const auto command = sandbox_command(plan);
+    REQUIRE(command.ok());
+    const auto end = std::find(command->begin(), command->end(), "--");
+    return std::find(command->begin(), end, "--share-net") != end;
+  };
+  CHECK_FALSE(shares());
+  plan.network = true;
+  CHECK(shares());
 }
 
 TEST_CASE("a sandboxed trainer sees its data, cannot change it, and sees nothing else") {
