@@ -293,7 +293,7 @@ std::string hello_line(const std::vector<std::string>& architectures, const std:
                   {"trainer", "skerry-trainer"},
                   {"version", SKERRY_VERSION},
                   {"architectures", architectures},
-                  {"kinds", {"text", "idx", "csv"}},
+                  {"kinds", {"text", "jsonl", "tokens", "idx", "csv"}},
                   {"warnings", warnings}});
 }
 
