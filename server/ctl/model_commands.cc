@@ -15,6 +15,7 @@
 #include "common/model/fragment_file.h"
 #include "common/model/hugging_face.h"
 #include "common/model/layout.h"
+#include "common/model/tokenizer_model.h"
 #include "common/os/files.h"
 #include "common/os/process.h"
 #include "common/tensor/safetensors.h"
@@ -52,6 +53,7 @@ class ScratchDirectory {
 struct Fetched {
   std::string run_id;
   std::string model_json;
+  std::string tokenizer;  // the SentencePiece model's content; empty: bytes
   ModelLayout layout;
   std::map<std::string, std::uint64_t> versions;  // by fragment
 };
@@ -86,6 +88,11 @@ Result<Fetched> fetch(Connection& connection, const std::string& run, std::uint6
   fetched.model_json = reply.model_json();
   SKERRY_ASSIGN(const ModelLayout layout, build_layout(nlohmann::json::parse(reply.model_json())));
   fetched.layout = released(layout);
+  if (reply.has_tokenizer()) {
+    const std::string path = join_path(directory, "tokenizer.model");
+    SKERRY_TRY(connection.download(reply.tokenizer(), path));
+    SKERRY_ASSIGN(fetched.tokenizer, read_file(path, kMaxTokenizerBytes));
+  }
   for (const FragmentLayout& fragment : fetched.layout.fragments) {
     const v1::FragmentVersion* chosen = nullptr;
     std::string stored;
@@ -191,12 +198,16 @@ Result<void> export_fragments(const Context& context, const std::string& run, st
   return {};
 }
 
+// model.safetensors, and what Hugging Face's transformers needs beside it: for text models, or an error where
+// `hugging_face` says that it must be there.
 Result<void> export_model(const Context& context, const std::string& run, std::uint64_t version,
-                          const std::string& directory) {
+                          const std::string& directory, bool hugging_face) {
   SKERRY_ASSIGN(Connection connection, context.connect());
   SKERRY_TRY(make_directories(directory, 0755));
   SKERRY_ASSIGN(const ScratchDirectory scratch, ScratchDirectory::make());
   SKERRY_ASSIGN(const Fetched model, fetch(connection, run, version, scratch.path()));
+  const auto beside = hugging_face_files(nlohmann::json::parse(model.model_json), model.tokenizer);
+  if (hugging_face && !beside.ok()) return beside.error();
   std::map<std::string, FragmentFile> files;
   for (const FragmentLayout& fragment : model.layout.fragments) {
     SKERRY_ASSIGN(FragmentFile file, FragmentFile::open(join_path(scratch.path(), fragment.name + ".safetensors"),
@@ -221,9 +232,11 @@ Result<void> export_model(const Context& context, const std::string& run, std::u
   SKERRY_TRY(write_file_atomic(join_path(directory, "model.json"), model.model_json + "\n", 0644));
   std::vector<std::string> written = writer.files();
   written.push_back("model.json");
-  if (auto config = hugging_face_config(nlohmann::json::parse(model.model_json)); config.ok()) {
-    SKERRY_TRY(write_file_atomic(join_path(directory, "config.json"), config->dump(2) + "\n", 0644));
-    written.push_back("config.json");
+  if (beside.ok()) {
+    for (const auto& [name, content] : *beside) {
+      SKERRY_TRY(write_file_atomic(join_path(directory, name), content, 0644));
+      written.push_back(name);
+    }
   }
   if (context.json) {
     std::printf(
@@ -240,10 +253,33 @@ Result<void> export_model(const Context& context, const std::string& run, std::u
   return {};
 }
 
+// A model section as a run spec's [model], with the imported file as its initial tensors.
+std::string spec_section(const nlohmann::json& section) {
+  std::string text = "[model]\n";
+  for (const auto& [member, value] : section.items()) {
+    const bool said_elsewhere = value.is_array() || member == "fragments" || member == "fragment_pattern" || member == "control";
+    if (!said_elsewhere) text += member + " = " + value.dump() + "\n";
+  }
+  return text + "initial = \"model.safetensors\"\n";
+}
+
+Result<void> import_model(const Context& context, const std::string& from, const std::string& directory) {
+  SKERRY_TRY(make_directories(directory, 0755));
+  const std::string path = join_path(directory, "model.safetensors");
+  SKERRY_ASSIGN(const nlohmann::json section, import_hugging_face(from, path));
+  const std::string spec = spec_section(section);
+  SKERRY_TRY(write_file_atomic(join_path(directory, "model.toml"), spec, 0644));
+  if (context.json)
+    std::printf("%s\n", nlohmann::json({{"model", section}, {"file", path}}).dump(2).c_str());
+  else
+    std::printf("%s is the model as f32. In a run spec beside it:\n\n%s", path.c_str(), spec.c_str());
+  return {};
+}
+
 struct SampleArguments {
   std::string prompt = "The ", trainer = "skerry-trainer";
   std::uint64_t tokens = 200, top_k = 40, seed = 1;
-  double temperature = 0.8;
+  double temperature = 0.8, top_p = 1;
 };
 
 // The trainer beside this program, else one in PATH.
@@ -272,6 +308,7 @@ Result<void> sample(const Context& context, const std::string& run, std::uint64_
                      "--tokens",      std::to_string(arguments.tokens),
                      "--temperature", human_number(arguments.temperature),
                      "--top-k",       std::to_string(arguments.top_k),
+                     "--top-p",       human_number(arguments.top_p),
                      "--seed",        std::to_string(arguments.seed)};
   options.environment = pick_environment({"PATH", "HOME", "LANG", "LD_LIBRARY_PATH"});
   options.pipe_stdin = options.pipe_stdout = options.pipe_stderr = false;
@@ -288,7 +325,7 @@ Result<void> sample(const Context& context, const std::string& run, std::uint64_
 void add_model_commands(CLI::App& app, Context& context) {
   CLI::App* model = app.add_subcommand("model", "Released models")->require_subcommand(1);
   struct Arguments {
-    std::string run, directory = ".";
+    std::string run, directory = ".", format = "safetensors", from;
     std::uint64_t version = 0;
     bool fragments = false;
     SampleArguments sample;
@@ -307,15 +344,30 @@ void add_model_commands(CLI::App& app, Context& context) {
   add("inspect", "Tensors, shapes and their statistics", true)->callback([&context, arguments] {
     context.chosen = [&context, arguments] { return inspect(context, arguments->run, arguments->version); };
   });
-  CLI::App* export_command = add("export", "Write model.safetensors (and config.json for Hugging Face)", true);
+  CLI::App* export_command = add("export", "Write model.safetensors, and for text models the files with which transformers loads it", true);
   export_command->add_option("-o,--output", arguments->directory, "Directory")->capture_default_str();
-  export_command->add_flag("--fragments", arguments->fragments,
-                           "One file a fragment instead, as skerry-trainer takes them");
+  export_command
+      ->add_option("--format", arguments->format,
+                   "safetensors; huggingface: the same, refused where transformers has no such model; fragments: one file "
+                   "a fragment, as skerry-trainer takes them")
+      ->check(CLI::IsMember({"safetensors", "huggingface", "fragments"}))
+      ->capture_default_str();
+  export_command->add_flag("--fragments", arguments->fragments, "The same as --format fragments");
   export_command->callback([&context, arguments] {
     context.chosen = [&context, arguments] {
-      return (arguments->fragments ? export_fragments : export_model)(context, arguments->run, arguments->version,
-                                                                      arguments->directory);
+      if (arguments->fragments || arguments->format == "fragments")
+        return export_fragments(context, arguments->run, arguments->version, arguments->directory);
+      return export_model(context, arguments->run, arguments->version, arguments->directory,
+                          arguments->format == "huggingface");
     };
+  });
+  CLI::App* import_command = model->add_subcommand(
+      "import", "Make a run's initial model from a directory in Hugging Face's layout (Llama, Qwen3, MPT)");
+  import_command->add_option("DIR", arguments->from, "Holds config.json and model.safetensors or its shards")->required();
+  import_command->add_option("-o,--output", arguments->directory, "Directory for model.safetensors and model.toml")
+      ->required();
+  import_command->callback([&context, arguments] {
+    context.chosen = [&context, arguments] { return import_model(context, arguments->from, arguments->directory); };
   });
   CLI::App* sample_command = add("sample", "Let a text model continue a prompt, on this machine", true);
   SampleArguments& options = arguments->sample;
@@ -323,6 +375,9 @@ void add_model_commands(CLI::App& app, Context& context) {
   sample_command->add_option("--tokens", options.tokens, "How many")->capture_default_str();
   sample_command->add_option("--temperature", options.temperature, "0: always the likeliest")->capture_default_str();
   sample_command->add_option("--top-k", options.top_k, "Choose among so many; 0: all")->capture_default_str();
+  sample_command->add_option("--top-p", options.top_p, "Choose among the fewest that have this probability together")
+      ->check(CLI::Range(1e-9, 1.0))
+      ->capture_default_str();
   sample_command->add_option("--seed", options.seed, "Of the choice")->capture_default_str();
   sample_command->add_option("--trainer", options.trainer, "The program that computes")->capture_default_str();
   sample_command->callback([&context, arguments] {

@@ -7,8 +7,6 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
-#include "common/model/hugging_face.h"
-
 namespace skerry {
 namespace {
 
@@ -212,22 +210,6 @@ TEST_CASE("tensors and fragments are found by name") {
   CHECK(layout.find_tensor("conv3.bias") == nullptr);
   CHECK(layout.find_fragment("all")->elements == layout.parameters);
   CHECK(layout.find_fragment("f0") == nullptr);
-}
-
-TEST_CASE("an exported transformer has the config that Hugging Face reads, other architectures have none") {
-  const auto config = hugging_face_config(nlohmann::json::parse(
-      R"({"architecture":"transformer","layers":2,"width":96,"heads":6,"kv_heads":2,"context":64})"));
-  REQUIRE(config.ok());
-  CHECK((*config)["model_type"] == "llama");
-  CHECK((*config)["num_hidden_layers"] == 2);
-  CHECK((*config)["hidden_size"] == 96);
-  CHECK((*config)["num_key_value_heads"] == 2);
-  CHECK((*config)["intermediate_size"] == 256);
-  CHECK((*config)["max_position_embeddings"] == 64);
-  CHECK((*config)["tie_word_embeddings"] == true);
-  const auto none = hugging_face_config(nlohmann::json::parse(R"({"architecture":"cnn"})"));
-  REQUIRE(!none.ok());
-  CHECK(none.error().code == Code::kFailedPrecondition);
 }
 
 }  // namespace skerry

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/trainer/engine.h"
+#include "client/trainer/sampling.h"
 #include "common/model/initialise.h"
 #include "common/model/philox.h"
 
@@ -46,6 +47,10 @@ const Case kCases[] = {
     {"transformer untied, in fragments",
      R"({"architecture":"transformer","layers":3,"width":8,"heads":2,"hidden":12,"context":5,"tied":false,"fragments":3,"initial_std":0.3})",
      text(5)},
+    {"transformer with QK-norm",
+     R"({"architecture":"transformer","layers":2,"width":8,"heads":2,"kv_heads":1,"hidden":12,"context":6,"qk_norm":true,"initial_std":0.3})",
+     text(6)},
+    {"mpt", R"({"architecture":"mpt","layers":2,"width":12,"heads":3,"context":6,"initial_std":0.3})", text(6)},
 };
 
 ModelLayout layout_of(const Case& c) {
@@ -182,6 +187,174 @@ TEST_CASE("threads that share a large batch find the gradient of one thread, and
   for (std::size_t i = 0; i < gradients[0].size(); ++i) {
     REQUIRE(gradients[1][i] == Approx(gradients[0][i]).epsilon(1e-3).margin(1e-6));
   }
+}
+
+TEST_CASE("a batch in parts has the gradient of the whole batch to rounding, and the loss") {
+  for (const Case& c : kCases) {
+    INFO(c.name);
+    const ModelLayout layout = layout_of(c);
+    const Batch batch = batch_for(c.examples, 7);
+    const auto whole = engine_of(c, layout, 1);
+    const auto loss = whole->compute_gradient(batch);
+    REQUIRE(loss.ok());
+    for (const std::uint64_t parts : {3, 7, 100}) {
+      EngineOptions options;
+      options.accumulate = parts;
+      const auto engine = engine_of(c, layout, options);
+      const auto same = engine->compute_gradient(batch);
+      REQUIRE(same.ok());
+      CHECK(*same == Approx(*loss).epsilon(1e-6));
+      for (std::size_t i = 0; i < layout.parameters; ++i)
+        REQUIRE(engine->gradient()[i] == Approx(whole->gradient()[i]).epsilon(1e-4).margin(1e-6));
+    }
+  }
+}
+
+TEST_CASE("activations that are computed again give the same bits, and so does a copy of the parameters") {
+  for (const Case& c : kCases) {
+    INFO(c.name);
+    const ModelLayout layout = layout_of(c);
+    const Batch batch = batch_for(c.examples, 7);
+    const auto plain = engine_of(c, layout, 1);
+    const auto loss = plain->compute_gradient(batch);
+    REQUIRE(loss.ok());
+    EngineOptions again;
+    again.activation_checkpointing = true;
+    EngineOptions staged;
+    staged.staged = true;
+    for (const EngineOptions& options : {again, staged}) {
+      const auto engine = engine_of(c, layout, options);
+      const auto same = engine->compute_gradient(batch);
+      REQUIRE(same.ok());
+      CHECK(*same == *loss);
+      CHECK(std::equal(plain->gradient().begin(), plain->gradient().end(), engine->gradient().begin()));
+      CHECK(*engine->outputs(batch) == *plain->outputs(batch));
+      CHECK(loss_of(*engine, batch) == loss_of(*plain, batch));
+    }
+  }
+}
+
+TEST_CASE("products in bf16 give about the same gradient, in f32") {
+  for (const Case& c : kCases) {
+    if (c.examples.kind != ExampleShape::Kind::kText) continue;
+    INFO(c.name);
+    const ModelLayout layout = layout_of(c);
+    const Batch batch = batch_for(c.examples, 4);
+    const auto exact = engine_of(c, layout, 1);
+    EngineOptions options;
+    options.precision = Precision::kBf16;
+    const auto engine = engine_of(c, layout, options);
+    const double loss = *exact->compute_gradient(batch);
+    CHECK(*engine->compute_gradient(batch) == Approx(loss).epsilon(0.02));
+    double apart = 0;
+    double length = 0;
+    for (std::size_t i = 0; i < layout.parameters; ++i) {
+      apart += std::pow(engine->gradient()[i] - exact->gradient()[i], 2.0);
+      length += std::pow(exact->gradient()[i], 2.0);
+    }
+    CHECK(apart < 0.03 * 0.03 * length);
+    CHECK(apart > 0);
+  }
+}
+
+TEST_CASE("z-loss adds the slope of the mean squared logarithm of the softmax's denominator") {
+  const Case& c = kCases[8];
+  const ModelLayout layout = layout_of(c);
+  const Batch batch = batch_for(c.examples, 3);
+  EngineOptions options;
+  options.z_loss = 0.5;
+  const auto engine = engine_of(c, layout, options);
+  const auto plain = engine_of(c, layout, 1);
+  CHECK(*engine->compute_gradient(batch) == *plain->compute_gradient(batch));  // what is reported is without it
+  const auto z = [&] {
+    const std::vector<float> logits = *engine->outputs(batch);
+    double sum = 0;
+    for (std::size_t row = 0; row < logits.size() / 256; ++row) {
+      double total = 0;
+      for (std::size_t i = 0; i < 256; ++i) total += std::exp(static_cast<double>(logits[row * 256 + i]));
+      sum += std::pow(std::log(total), 2.0);
+    }
+    return sum / static_cast<double>(logits.size() / 256);
+  };
+  // Along the difference of the two gradients.
+  std::vector<double> difference(layout.parameters);
+  double length = 0;
+  for (std::size_t i = 0; i < layout.parameters; ++i) {
+    difference[i] = engine->gradient()[i] - plain->gradient()[i];
+    length += difference[i] * difference[i];
+  }
+  const std::vector<float> start(engine->parameters().begin(), engine->parameters().end());
+  const double step = 1e-2 / std::sqrt(length);
+  double sides[2];
+  for (const int side : {0, 1}) {
+    for (std::size_t i = 0; i < layout.parameters; ++i)
+      engine->parameters()[i] = start[i] + static_cast<float>((side == 0 ? -step : step) * difference[i]);
+    sides[side] = z();
+  }
+  CHECK(0.5 * (sides[1] - sides[0]) / (2 * step) == Approx(length).epsilon(0.01));
+}
+
+TEST_CASE("tokens that do not count have no part in loss, gradient and counts") {
+  const Case& c = kCases[8];
+  const ModelLayout layout = layout_of(c);
+  EngineOptions options;
+  options.z_loss = 0.1;
+  options.accumulate = 2;
+  const auto engine = engine_of(c, layout, options);
+  Batch batch = batch_for(c.examples, 2);
+  const std::size_t length = c.examples.input_size;
+  for (std::size_t row = 0; row < 2; ++row) {
+    for (std::size_t i = 0; i < length; ++i) batch.labels.push_back(batch.tokens[row * (length + 1) + i + 1]);
+  }
+  batch.counted = 2 * length;
+  CHECK(engine->terms(batch) == 2 * length);
+  for (std::size_t i = 0; i < length; ++i) batch.labels[length + i] = kIgnored;  // the second row
+  batch.counted = length;
+  CHECK(engine->terms(batch) == length);
+  const double loss = *engine->compute_gradient(batch);
+  const std::vector<float> gradient(engine->gradient().begin(), engine->gradient().end());
+  CHECK(engine->measure(batch)->counted == length);
+  Batch first = batch_for(c.examples, 2);
+  first.rows = 1;
+  first.tokens.resize(length + 1);
+  CHECK(*engine->compute_gradient(first) == Approx(loss));
+  for (std::size_t i = 0; i < layout.parameters; ++i)
+    REQUIRE(engine->gradient()[i] == Approx(gradient[i]).epsilon(1e-4).margin(1e-6));
+}
+
+TEST_CASE("a text is continued by the same tokens with its keys and values kept and without") {
+  for (const Case& c : kCases) {
+    if (c.examples.kind != ExampleShape::Kind::kText) continue;
+    INFO(c.name);
+    const ModelLayout layout = layout_of(c);
+    const auto engine = engine_of(c, layout, 1);
+    for (const double temperature : {0.0, 1.0}) {
+      SamplingOptions options{{temperature, 40, 0.9, 7}, 12};  // beyond the context
+      const auto kept = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      options.cached = false;
+      const auto anew = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      REQUIRE(kept.ok());
+      CHECK(kept->size() == 12);
+      CHECK(*kept == *anew);
+      options.end = kept->at(4);
+      const auto ended = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      CHECK(std::equal(ended->begin(), ended->end(), kept->begin()));
+      CHECK(ended->size() <= 4);
+    }
+    const auto reader = engine->reader();
+    const auto beyond = reader->read(std::vector<std::int64_t>(c.examples.input_size + 1, 65));
+    REQUIRE_FALSE(beyond.ok());
+    CHECK(beyond.error().code == Code::kOutOfRange);
+  }
+}
+
+TEST_CASE("a device that is not there is refused") {
+  const ModelLayout layout = layout_of(kCases[0]);
+  EngineOptions options;
+  options.device = "abacus";
+  const auto engine = Engine::make(kCases[0].model, layout, kCases[0].examples, options);
+  REQUIRE_FALSE(engine.ok());
+  CHECK(engine.error().message.find("abacus") != std::string::npos);
 }
 
 TEST_CASE("softmax regression of one example is what a pencil finds") {
