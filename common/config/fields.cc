@@ -222,13 +222,13 @@ std::vector<Field> make_fields() {
       boolean("evaluation.layer_norms", false,
            "each exchange also tells the norms of outer gradient, outer momentum and model, layer by layer"),
       whole("evaluation.keep_every", 0.0, 0, 1e9,
-            "every so many-th version stays for good, with the state of the outer optimizer, so that another run can "
-            "start from it; 0: the newest two and the best"),
+            "what every so many-th round made stays for good, with the outer optimizer's state, so that another run can "
+            "continue from it; 0: the newest two versions and the best"),
 
       text("start.run", words(""), {},
            "id of the run of this coordinator that this one continues (skerry run submit --resume); empty: none"),
-      whole("start.version", 0.0, 0, 1e9,
-            "the version of every fragment that it continues from; stop.rounds counts the rounds before it too"),
+      whole("start.round", 0.0, 0, 1e9,
+            "rounds of that run that are over where this one continues; stop.rounds counts them too"),
 
       whole("stop.rounds", 10.0, 1, 1e9, "exchanges of each fragment"),
       text("stop.metric", words(""), {}, "evaluated metric that may end the run earlier; empty: none"),

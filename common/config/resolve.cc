@@ -430,11 +430,11 @@ Result<void> check_start(const json& document) {
   const auto number = [](const json& section, const char* name) { return section.at(name).get<double>(); };
   const auto& start = document.at("start");
   const bool named = !start.at("run").get<std::string>().empty();
-  if (!named && number(start, "version") > 0)
-    return invalid_argument("start.version is " + shown(start.at("version")) + ", but start.run names no run");
+  if (!named && number(start, "round") > 0)
+    return invalid_argument("start.round is " + shown(start.at("round")) + ", but start.run names no run");
   if (!named) return {};
-  if (number(start, "version") >= number(document.at("stop"), "rounds"))
-    return invalid_argument("start.version is " + shown(start.at("version")) + ", must be below stop.rounds (" +
+  if (number(start, "round") >= number(document.at("stop"), "rounds"))
+    return invalid_argument("start.round is " + shown(start.at("round")) + ", must be below stop.rounds (" +
                             shown(document.at("stop").at("rounds")) + "), which counts the rounds before it too");
   if (document.at("participation").at("mode") == "asynchronous")
     return invalid_argument("start.run is " + shown(start.at("run")) +

@@ -257,7 +257,7 @@ Result<RunSpec> typed(const json& document, const json& said) {
   spec.evaluation = {whole("evaluation", "every"), text("evaluation", "split"), whole("evaluation", "minimum"),
                      number("evaluation", "deadline_s"), document.at("evaluation").at("layer_norms").get<bool>(),
                      whole("evaluation", "keep_every")};
-  spec.start = {text("start", "run"), whole("start", "version")};
+  spec.start = {text("start", "run"), whole("start", "round")};
   spec.stop = {whole("stop", "rounds"), text("stop", "metric"),
                text("stop", "comparison") == "at_most" ? StopSpec::Comparison::kAtMost : StopSpec::Comparison::kAtLeast,
                number("stop", "value")};

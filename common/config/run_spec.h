@@ -91,13 +91,13 @@ struct EvaluationSpec {
   std::uint64_t minimum = 1;  ///< reports
   double deadline_s = 0;
   bool layer_norms = false;
-  std::uint64_t keep_every = 0;  ///< versions; 0: none besides the newest two and the best
+  std::uint64_t keep_every = 0;  ///< rounds; 0: only the newest two versions and the best stay
   bool operator==(const EvaluationSpec&) const = default;
 };
 
 struct StartSpec {
-  std::string run;            ///< whose version this run continues from; empty: none
-  std::uint64_t version = 0;  ///< of every fragment: rounds that are over
+  std::string run;          ///< that this run continues; empty: none
+  std::uint64_t round = 0;  ///< of it, that are over
   bool operator==(const StartSpec&) const = default;
 };
 

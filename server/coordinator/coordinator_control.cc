@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "server/coordinator/coordinator.h"
@@ -104,7 +105,14 @@ void Coordinator::submit(v1::SubmitRunRequest request, std::string who, Done<v1:
     for (const std::string& note : strategies::combination_notes(plan->spec)) reply.add_warnings(note);
     for (const auto& [id, run] : runs_)
       if (!run->finished() && run->plan().spec.hash == plan->spec.hash) reply.add_warnings("run " + id + " with the same spec is under way");
+    std::optional<std::vector<VersionRecord>> continued;
+    if (!plan->spec.start.run.empty()) {
+      auto versions = continued_versions(*plan, parts_.store);
+      if (!versions.ok()) return done(versions.error());
+      continued = std::move(versions).value();
+    }
     if (request.dry_run()) return dry_run(*plan, std::move(reply), std::move(done));
+    if (continued) return add_run(std::move(*plan), std::move(*continued), std::move(who), std::move(reply), std::move(done));
 
     auto shared = std::make_shared<RunPlan>(std::move(*plan));
     bulk_.post([this, shared, who, reply = std::move(reply), done = std::move(done)]() mutable {

@@ -121,6 +121,7 @@ void RunHost::carry_out(const CancelTask& command) {
 }
 
 void RunHost::carry_out(const Reduce& command) {
+  spread_of(command);
   auto work = plan_reduction(command, plan_, record_.run_id, accepted_,
                              [this](std::uint32_t fragment, std::uint64_t number) { return version(fragment, number); },
                              services_.cargo, services_.engine);
@@ -154,21 +155,26 @@ void RunHost::carry_out(const Count& command) {
     services_.commit.count(command.tasks[i], record_.run_id, command.nodes[i], command.exchange, new_version, time,
                            [this, task = command.tasks[i], node = command.nodes[i], exchange = command.exchange, new_version](const std::string& chain) {
                              accepted_.erase(task);
+                             norms_.erase(task);
                              send_receipt(node, {.task_id = task, .run_id = record_.run_id, .state = UpdateState::kCounted, .exchange = exchange, .version = new_version, .chain = chain});
                            });
   }
   Batch& batch = services_.commit.batch();
   latest_metrics_.insert_or_assign("updates", static_cast<double>(command.tasks.size()));
-  for (const auto& [name, value] : command.metrics) latest_metrics_[name] = value;
+  std::map<std::string, double> figures = command.metrics;
+  add_noise(command, reductions.mapped(), figures);
+  for (const auto& [name, value] : figures) latest_metrics_[name] = value;
   for (std::size_t i = 0; i < reductions.mapped().size(); ++i) {
     Reduction& reduction = reductions.mapped()[i];
     reduction.version.time_ms = time;
     reduction.version.counted = command.tasks;
     const std::string& fragment = reduction.version.fragment;
-    std::map<std::string, double> metrics = command.metrics;
+    reduction.version.kept = stays(reduction.version);
+    std::map<std::string, double> metrics = figures;
     metrics["outer_gradient_norm"] = reduction.statistics.outer_gradient_norm;
     metrics["change_norm"] = reduction.statistics.change_norm;
     metrics["reduce_seconds"] = reduction.statistics.seconds;
+    add_norms(reduction.statistics, metrics);
     batch.release(reduction.version);
     batch.add_metric({record_.run_id, "exchange", fragment, command.exchange, reduction.version.version, time,
                       static_cast<std::uint32_t>(command.tasks.size()), as_values(metrics), ""});
@@ -205,17 +211,19 @@ void RunHost::carry_out(const EvaluationDone& command) {
   for (const auto& [name, value] : command.metrics) latest_metrics_[name] = value;
 
   // The best version stays: by the stop rule's metric, else by the loss.
-  const bool higher = !plan_.spec.stop.metric.empty() && plan_.spec.stop.comparison == StopSpec::Comparison::kAtLeast;
   const auto metric = command.metrics.find(judged_metric());
-  if (metric == command.metrics.end()) return;
-  if (best_ && (higher ? metric->second <= *best_ : metric->second >= *best_)) return;
+  if (metric == command.metrics.end() || !better(metric->second)) return;
   for (const auto& [fragment, number] : command.versions)  // one that was pruned before it was measured cannot be kept
     if (const auto stored = services_.store.version(record_.run_id, plan_.shapes[fragment].name, number); !stored.ok() || !*stored) return;
   best_ = metric->second;
   for (const auto& [fragment, number] : command.versions) {
     const std::string& name = plan_.shapes[fragment].name;
-    if (const auto before = kept_.find(fragment); before != kept_.end() && before->second != number)
+    if (const auto before = kept_.find(fragment); before != kept_.end() && before->second != number) {
       batch.keep_version(record_.run_id, name, before->second, false);
+      kept_.erase(before);
+    }
+    const VersionRecord* measured_version = version(fragment, number);
+    if (measured_version == nullptr || stays(*measured_version)) continue;
     kept_[fragment] = number;
     batch.keep_version(record_.run_id, name, number, true);
   }

@@ -48,7 +48,10 @@ static RunSetup setup_of(const RunRecord& record, const RunPlan& plan, const std
 
 std::unique_ptr<RunHost> RunHost::create(RunServices& services, RunRecord record, RunPlan plan,
                                          std::vector<VersionRecord> initial) {
-  RunMachine machine(setup_of(record, plan, services.store.epoch()));
+  RunSetup setup = setup_of(record, plan, services.store.epoch());
+  if (!plan.spec.start.run.empty())
+    for (const VersionRecord& version : initial) setup.start_versions.push_back(version.version);
+  RunMachine machine(std::move(setup));
   std::unique_ptr<RunHost> host(new RunHost(services, std::move(record), std::move(plan), std::move(machine)));
   Batch& batch = services.commit.batch();
   host->record_.status = host->machine_.view().status;
@@ -71,7 +74,7 @@ Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunReco
   std::unique_ptr<RunHost> host(new RunHost(services, std::move(record), std::move(plan), std::move(machine)));
   const std::string& run_id = host->record_.run_id;
   SKERRY_ASSIGN(std::vector<VersionRecord> versions, services.store.versions(run_id, /*with_bytes=*/true));
-  SKERRY_TRY(host->restore_best(versions));
+  SKERRY_TRY(host->restore_figures(versions));
   for (VersionRecord& version : versions) host->remember(std::move(version));
   SKERRY_ASSIGN(const std::vector<UpdateRecord> updates, services.store.accepted_updates(run_id));
   for (const UpdateRecord& update : updates) {
@@ -88,19 +91,36 @@ Result<std::unique_ptr<RunHost>> RunHost::restore(RunServices& services, RunReco
   return host;
 }
 
-// The best version so far and what it measured, from the rows that say so.
-Result<void> RunHost::restore_best(const std::vector<VersionRecord>& versions) {
+// The best version so far and what it measured, from the rows that say so, and what is smoothed over exchanges.
+Result<void> RunHost::restore_figures(const std::vector<VersionRecord>& versions) {
+  std::set<std::uint64_t> kept;  // of the first fragment
   for (const VersionRecord& version : versions)
-    for (std::uint32_t fragment = 0; version.kept && fragment < plan_.shapes.size(); ++fragment)
-      if (plan_.shapes[fragment].name == version.fragment) kept_[fragment] = version.version;
-  if (kept_.empty()) return {};
+    for (std::uint32_t fragment = 0; version.kept && fragment < plan_.shapes.size(); ++fragment) {
+      if (plan_.shapes[fragment].name != version.fragment) continue;
+      if (fragment == 0) kept.insert(version.version);
+      if (!stays(version)) kept_[fragment] = version.version;
+    }
   SKERRY_ASSIGN(const auto rows, services_.store.metrics(record_.run_id));
   for (const MetricRecord& row : rows) {
-    if (row.kind != "evaluation" || !row.node.empty() || row.version != kept_.begin()->second) continue;
-    for (const MetricValue& metric : row.metrics)
-      if (metric.name == judged_metric()) best_ = metric.value;
+    const auto metrics = as_map(row.metrics);
+    if (row.kind == "exchange") restore_noise(row.fragment, metrics);
+    const auto judged = metrics.find(judged_metric());
+    if (row.kind != "evaluation" || !row.node.empty() || judged == metrics.end() || !kept.contains(row.version)) continue;
+    if (better(judged->second)) best_ = judged->second;
   }
   return {};
+}
+
+bool RunHost::better(double judged) const {
+  if (!best_) return true;
+  const bool higher = !plan_.spec.stop.metric.empty() && plan_.spec.stop.comparison == StopSpec::Comparison::kAtLeast;
+  return higher ? judged > *best_ : judged < *best_;
+}
+
+bool RunHost::stays(const VersionRecord& version) const {
+  const std::uint64_t every = plan_.spec.evaluation.keep_every;
+  const bool began = !plan_.spec.start.run.empty() && round_of(plan_, version.exchange) <= plan_.spec.start.round;
+  return began || (every > 0 && round_of(plan_, version.exchange) % every == 0);
 }
 
 const std::string& RunHost::judged_metric() const {

@@ -22,6 +22,7 @@
 #include "server/run/run_machine.h"
 #include "skerry/v1/control.pb.h"
 #include "skerry/v1/fleet.pb.h"
+#include "strategies/noise_scale.h"
 
 namespace skerry::server {
 
@@ -142,7 +143,15 @@ class RunHost {
   void wake();
   void tell_decision(const std::string& node, const TaskRecord& decision);
   void reduced(std::uint64_t exchange, Result<std::vector<Reduction>> outcome);
-  Result<void> restore_best(const std::vector<VersionRecord>& versions);
+  Result<void> restore_figures(const std::vector<VersionRecord>& versions);
+  bool better(double judged) const;
+  /// Whether a version is kept whatever is the best: one of every keep_every, or where the run began.
+  bool stays(const VersionRecord& version) const;
+  /// run_figures.cc: what the updates of an exchange tell of noise, and its metrics.
+  void add_norms(const ReduceStatistics& statistics, std::map<std::string, double>& metrics);
+  void spread_of(const Reduce& command);
+  void restore_noise(const std::string& fragment, const std::map<std::string, double>& metrics);
+  void add_noise(const Count& command, const std::vector<Reduction>& reductions, std::map<std::string, double>& metrics);
   const std::string& judged_metric() const;
   void send_receipt(const std::string& node, const TaskRecord& decision);
   v1::Task task_message(const AssignTask& command, const NodeSession& session);
@@ -190,6 +199,9 @@ class RunHost {
   std::map<std::string, double> latest_metrics_;
   std::map<std::string, std::uint64_t> discarded_;      // by kind of reason
   std::optional<double> best_;                          // of the metric that evaluations are judged by
+  std::map<std::string, double> norms_;                         // of accepted updates, by task
+  std::map<std::uint64_t, strategies::UpdateSpread> spreads_;   // by exchange: being reduced
+  std::map<std::string, strategies::NoiseEstimate> noise_;      // smoothed, by the exchange's first fragment
   std::map<std::uint32_t, std::uint64_t> kept_;         // fragment → the version that was best, which stays
   std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> traffic_;  // by node: up, down; not yet stored
   std::set<std::uint32_t> to_prune_;  // fragments with a new version

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "common/tensor/safetensors.h"
 #include "strategies/catalogue.h"
 #include "strategies/combination.h"
+#include "strategies/exchange.h"
 
 namespace skerry::server {
 namespace {
@@ -127,6 +129,57 @@ std::optional<v1::Blob> tokenizer_blob(const RunSpec& spec, const CargoStore& ca
   blob.set_content_id(spec.data.tokenizer);
   blob.set_size(*size);
   return blob;
+}
+
+std::uint64_t round_of(const RunPlan& plan, std::uint64_t exchange) {
+  const auto exchanged = std::count_if(plan.shapes.begin(), plan.shapes.end(),
+                                       [](const FragmentShape& shape) { return shape.role == FragmentRole::kExchanged; });
+  const std::uint64_t lanes = strategies::lanes(plan.spec.exchange, static_cast<std::uint32_t>(exchanged)).size();
+  return (exchange + lanes - 1) / lanes;
+}
+
+Result<std::vector<VersionRecord>> continued_versions(const RunPlan& plan, StoreReader& store) {
+  const std::string& run_id = plan.spec.start.run;
+  const std::uint64_t round = plan.spec.start.round;
+  const std::string what = "start.run " + run_id;
+  SKERRY_ASSIGN(const auto record, store.run(run_id));
+  if (!record) return not_found(what + ": there is no run of this id; skerry run list shows them");
+  SKERRY_ASSIGN(const RunSpec spec, parse_resolved_spec(record->spec_json));
+  const auto other = [&](const std::string& section) {
+    return Error(failed_precondition(what + " has another [" + section + "] section: only a run of the same one can continue it"));
+  };
+  if (spec.model_json != plan.spec.model_json) return other("model");
+  if (spec.exchange.schedule != plan.spec.exchange.schedule) return other("exchange");
+  if (spec.outer.name != plan.spec.outer.name) return other("outer");
+
+  // Which version each fragment had: exchanges that were void made none.
+  std::map<std::string, std::uint64_t> had;
+  std::uint64_t newest = spec.start.round;
+  SKERRY_ASSIGN(const auto stored, store.versions(run_id));
+  for (const VersionRecord& version : stored)  // what the other run itself began with
+    if (round_of(plan, version.exchange) <= spec.start.round) had[version.fragment] = version.version;
+  SKERRY_ASSIGN(const auto metrics, store.metrics(run_id));
+  for (const MetricRecord& metric : metrics) {
+    if (metric.kind != "exchange") continue;
+    newest = std::max(newest, round_of(plan, metric.exchange));
+    if (round_of(plan, metric.exchange) <= round) had[metric.fragment] = metric.version;
+  }
+  if (newest < round)
+    return not_found(what + " has finished " + std::to_string(newest) + " rounds, not " + std::to_string(round));
+  std::vector<VersionRecord> versions;
+  for (const FragmentShape& shape : plan.shapes) {
+    SKERRY_ASSIGN(auto version, store.version(run_id, shape.name, had[shape.name]));
+    const bool with_state = shape.role == FragmentRole::kExchanged && !plan.outer.state_vectors.empty() && had[shape.name] > 0;
+    if (!version || (with_state && version->state_size == 0))
+      return not_found(what + ": what fragment '" + shape.name + "' was after round " + std::to_string(round) +
+                       " is not stored any more; evaluation.keep_every says which rounds stay");
+    version->step = {};
+    version->step_encoding.clear();
+    version->counted.clear();
+    version->kept = true;  // where this run began
+    versions.push_back(std::move(*version));
+  }
+  return versions;
 }
 
 Result<std::vector<VersionRecord>> make_initial_versions(const RunPlan& plan, CargoStore& cargo) {

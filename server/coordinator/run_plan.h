@@ -43,4 +43,14 @@ std::optional<v1::Blob> tokenizer_blob(const RunSpec& spec, const CargoStore& ca
 /// caller fills in run_id and time.
 Result<std::vector<VersionRecord>> make_initial_versions(const RunPlan& plan, CargoStore& cargo);
 
+/// The versions that a run which continues another one (spec.start) starts from: those that the other run had after its
+/// start.round, with the outer optimizer's state and the rule's. Cargo and state files are shared with it. Call it where
+/// the store is written, and release the versions in its next commit.
+/// NOT_FOUND: there is no such run, it has not finished that round, or the versions are not stored any more
+/// (evaluation.keep_every). FAILED_PRECONDITION: another model or outer optimizer.
+Result<std::vector<VersionRecord>> continued_versions(const RunPlan& plan, StoreReader& store);
+
+/// The round of a synchronous run that an exchange belongs to: 1 for the first of each fragment.
+std::uint64_t round_of(const RunPlan& plan, std::uint64_t exchange);
+
 }  // namespace skerry::server

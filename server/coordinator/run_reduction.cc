@@ -179,6 +179,8 @@ Result<ReductionWork> plan_reduction(const Reduce& command, const RunPlan& plan,
     // Where exchanges may pass a fragment by, its optimizer's state counts those that moved it.
     const bool counted_by_state = plan.rule.needs.partial_updates && !plan.outer.state_vectors.empty();
     job.step = counted_by_state ? 0 : step.new_version;
+    if (plan.spec.evaluation.layer_norms && fragment.shape.role == FragmentRole::kExchanged)
+      job.layers = layers_of(fragment.shape.tensors);
     job.rule = &plan.rule;
     job.outer = &plan.outer;
     job.down = plan.spec.exchange.down;

@@ -164,6 +164,7 @@ void RunHost::carry_out(const Accept& command) {
   UpdateRecord record = std::move(offer->second.record);
   record.exchange = command.exchange;
   accepted_[command.task] = std::move(offer->second.update);
+  norms_[command.task] = offer->second.event.norm;
   progress_.erase(command.node);
   services_.commit.accept(std::move(record), unix_now(), tell);
   figures_.accepted.add();
@@ -202,6 +203,7 @@ void RunHost::carry_out(const Discard& command) {
   services_.commit.discard(command.task, record_.run_id, command.node, 0, command.reason, unix_now(), [this, command](const std::string& chain) {
     deciding_.erase(command.task);
     accepted_.erase(command.task);
+    norms_.erase(command.task);
     send_receipt(command.node, {.task_id = command.task, .run_id = record_.run_id, .state = UpdateState::kDiscarded, .reason = command.reason, .chain = chain});
   });
 }

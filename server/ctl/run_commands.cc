@@ -110,9 +110,24 @@ Result<void> watch(const Context& context, const std::string& run) {
   return {};
 }
 
-Result<void> submit(const Context& context, const std::string& path, bool dry_run, bool then_watch) {
+/// The section of a run spec that says "RUN@ROUND": RUN may be a name, ROUND is a whole number.
+Result<std::string> start_section(Connection& connection, const std::string& resume) {
+  const std::size_t at = resume.rfind('@');
+  const std::string round = at == std::string::npos ? "" : resume.substr(at + 1);
+  if (round.empty() || round.find_first_not_of("0123456789") != std::string::npos)
+    return invalid_argument("--resume is '" + resume + "', must be RUN@ROUND, for example letters@12");
+  SKERRY_ASSIGN(const v1::RunDetail detail, connection.get_run(resume.substr(0, at)));
+  return "\n[start]\nrun = \"" + detail.summary().run_id() + "\"\nround = " + round + "\n";
+}
+
+Result<void> submit(const Context& context, const std::string& path, const std::string& resume, bool dry_run,
+                    bool then_watch) {
   SKERRY_ASSIGN(std::string spec, read_file(path, kMaxSpecBytes));
   SKERRY_ASSIGN(Connection connection, context.connect());
+  if (!resume.empty()) {
+    SKERRY_ASSIGN(const std::string start, start_section(connection, resume));
+    spec += start;
+  }
   SKERRY_ASSIGN(spec, upload_named_files(connection, std::move(spec), parent_directory(path)));
   v1::SubmitRunRequest request;
   request.set_spec_toml(std::move(spec));
@@ -218,7 +233,7 @@ void add_run_commands(CLI::App& app, Context& context) {
   CLI::App* run = app.add_subcommand("run", "Training jobs")->require_subcommand(1);
   // Options live as long as the program: each command's arguments are shared with its callback.
   struct Arguments {
-    std::string run, file, reason;
+    std::string run, file, reason, resume;
     bool dry_run = false, watch = false, csv = false;
   };
   auto arguments = std::make_shared<Arguments>();
@@ -232,9 +247,11 @@ void add_run_commands(CLI::App& app, Context& context) {
   submit_command->add_flag("--dry-run", arguments->dry_run,
                            "Only check: who would take part, and why others would not");
   submit_command->add_flag("--watch", arguments->watch, "Then watch it");
+  submit_command->add_option("--resume", arguments->resume,
+                             "RUN@ROUND: continue that run after so many rounds, with its model and outer optimizer");
   submit_command->callback([&context, arguments] {
     context.chosen = [&context, arguments] {
-      return submit(context, arguments->file, arguments->dry_run, arguments->watch);
+      return submit(context, arguments->file, arguments->resume, arguments->dry_run, arguments->watch);
     };
   });
   run->add_subcommand("list", "All runs")->callback([&context] {

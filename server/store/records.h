@@ -92,7 +92,7 @@ struct VersionRecord {
   StoredBlob step;             ///< the encoded outer step; none for version 0 and for encoding f32
   std::string step_encoding;
   /// The outer optimizer's state after this version: the name of a state file of the cargo store, or the bytes
-  /// themselves. Both empty: none. Only the newest two versions have it.
+  /// themselves. Both empty: none. Only the newest two versions and the kept ones have it.
   std::string state_name;
   std::string state_bytes;
   std::uint64_t state_size = 0;

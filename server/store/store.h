@@ -63,9 +63,8 @@ class Batch {
   /// Marks a version as one that pruning passes over, or takes the mark back.
   void keep_version(std::string run_id, std::string fragment, std::uint64_t version, bool kept);
 
-  /// Forgets versions of a fragment, and optimizer states that are older than the newest two versions. Add it to the
-  /// batch that releases a version. Forgotten are all but the newest `latest` (at least 2), the kept ones and those in
-  /// `needed`.
+  /// Forgets versions of a fragment: all but the newest `latest` (at least 2), the kept ones and those in `needed`; and the
+  /// optimizer states of all but the newest two and the kept ones. Add it to the batch that releases a version.
   void prune_versions(std::string run_id, std::string fragment, std::uint64_t latest,
                       std::vector<std::uint64_t> needed);
 

@@ -223,7 +223,6 @@ struct BatchWriter {
     struct Old {
       std::int64_t id;
       std::uint64_t version;
-      bool kept;
       std::string whole, step, state;  // names of files; empty where the bytes are in the row or there are none
     };
     std::vector<Old> olds;
@@ -231,14 +230,14 @@ struct BatchWriter {
       SKERRY_ASSIGN(
           auto row,
           database.query(
-              "SELECT id, version, kept, iif(whole_bytes IS NULL, whole_id, ''), iif(step_bytes IS NULL, step_id, ''), "
+              "SELECT id, version, iif(whole_bytes IS NULL, whole_id, ''), iif(step_bytes IS NULL, step_id, ''), "
               "state_name "
-              "FROM versions WHERE run_id = ? AND fragment = ? AND version <= ? AND (kept = 0 OR state_size > 0)",
+              "FROM versions WHERE run_id = ? AND fragment = ? AND version <= ? AND kept = 0",
               prune.run_id, prune.fragment, newest - 2));
       for (;;) {
         SKERRY_ASSIGN(bool more, row.next());
         if (!more) break;
-        olds.push_back({row.int64(0), row.uint64(1), row.int64(2) != 0, row.text(3), row.text(4), row.text(5)});
+        olds.push_back({row.int64(0), row.uint64(1), row.text(2), row.text(3), row.text(4)});
       }
     }
     const std::uint64_t latest = std::max<std::uint64_t>(prune.latest, 2);
@@ -246,7 +245,7 @@ struct BatchWriter {
       if (!old.state.empty()) candidates.states.push_back(old.state);
       const bool recent = old.version + latest > static_cast<std::uint64_t>(newest);
       const bool needed = std::find(prune.needed.begin(), prune.needed.end(), old.version) != prune.needed.end();
-      if (recent || needed || old.kept) {
+      if (recent || needed) {
         SKERRY_TRY(database.run(
             "UPDATE versions SET state_name = '', state_size = 0, state_bytes = NULL WHERE id = ? AND state_size > 0",
             old.id));

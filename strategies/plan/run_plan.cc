@@ -195,7 +195,7 @@ Result<RunCost> plan_run(const RunSpec& spec, const PlanAssumptions& given) {
   const double down_feedback = spec.exchange.down_feedback > 0 ? exchanged_bytes : 0;
   const double version = round.whole + (spec.exchange.down == "f32" ? 0 : round.step) + states + down_feedback;
   const double share_written = static_cast<double>(largest.elements) / static_cast<double>(round.elements);
-  const double best = spec.evaluation.every > 0 ? round.whole : 0;
+  const double best = spec.evaluation.every > 0 ? version : 0;
   cost.coordinator_disk = (2 + share_written) * version + best + kFloat * frozen + in_flight * cohort * largest.up;
   return cost;
 }
