@@ -6,7 +6,10 @@
 #include <optional>
 #include <utility>
 
+#include "common/codec/compression.h"
+#include "common/crypto/content_id.h"
 #include "common/os/files.h"
+#include "server/coordinator/inflated.h"
 #include "strategies/aggregation/weighted_mean.h"
 #include "strategies/outer/outer_optimizer.h"
 #include "strategies/participation.h"
@@ -25,6 +28,8 @@ struct FragmentJob {
   std::vector<std::shared_ptr<const AcceptedUpdate>> updates;
   std::optional<strategies::Rule> rule;  // instead of the plan's
   std::optional<strategies::OuterOptimizer> outer;
+  std::map<std::size_t, std::uint64_t> compressed;  // of the job's updates: what they come to
+  bool zstd = false;                                // the step may be compressed
   ReduceJob job;
 };
 
@@ -44,8 +49,35 @@ Result<StoredBlob> keep(Artefact& artefact, const std::string& path, CargoStore&
   return blob;
 }
 
+// Compresses the step where the run says so and it pays; whether it did.
+Result<bool> compress_step(FragmentJob& fragment, Artefact& step, CargoStore& cargo) {
+  std::string& path = fragment.job.output.step;
+  if (!fragment.zstd || step.size == 0) return false;
+  if (path.empty()) {
+    auto frame = compressed(as_bytes_of(step.bytes));
+    if (!frame) return false;
+    step = {frame->size(), std::move(*frame), ""};
+    step.content_id = content_id(step.bytes);
+    return true;
+  }
+  const std::string packed = cargo.scratch_path();
+  SKERRY_ASSIGN(const MappedFile bytes, MappedFile::open(path));
+  SKERRY_ASSIGN(const auto size, compress_to_file(bytes.bytes(), packed));
+  SKERRY_TRY(bytes.check());
+  if (!size) return false;
+  SKERRY_TRY(remove_file(path));
+  path = packed;
+  SKERRY_ASSIGN(File file, File::open(packed, OpenMode::kReadWrite));
+  SKERRY_TRY(file.fsync());
+  SKERRY_ASSIGN(const MappedFile frame, MappedFile::open(packed));
+  step.size = *size;
+  step.content_id = content_id(frame.bytes());
+  SKERRY_TRY(frame.check());
+  return true;
+}
+
 // Makes an outcome durable.
-Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, const std::string& run_id, std::uint64_t exchange,
+Result<Reduction> keep_all(FragmentJob& fragment, ReduceOutcome outcome, const std::string& run_id, std::uint64_t exchange,
                            CargoStore& cargo) {
   const OutputPaths& output = fragment.job.output;
   Reduction reduction;
@@ -56,8 +88,9 @@ Result<Reduction> keep_all(const FragmentJob& fragment, ReduceOutcome outcome, c
   version.version = fragment.version;
   version.exchange = exchange;
   SKERRY_ASSIGN(version.whole, keep(outcome.fragment, output.fragment, cargo));
+  SKERRY_ASSIGN(const bool packed, compress_step(fragment, outcome.step, cargo));
   SKERRY_ASSIGN(version.step, keep(outcome.step, output.step, cargo));
-  if (version.step.size > 0) version.step_encoding = fragment.job.down;
+  if (version.step.size > 0) version.step_encoding = wire_name(fragment.job.down, packed);
   version.state_size = outcome.state.size;
   if (outcome.state.size > 0 && !output.state.empty()) {
     version.state_name = run_id + "." + fragment.shape.name + "." + std::to_string(fragment.version);
@@ -93,7 +126,15 @@ Result<Reduction> reduce_fragment(FragmentJob& fragment, const std::string& run_
   OutputPaths& output = fragment.job.output;
   if (fragment.shape.file_bytes > kInlineLimit)
     output = {cargo.scratch_path(), cargo.scratch_path(), cargo.scratch_path(), true};
-  SKERRY_ASSIGN(ReduceOutcome outcome, engine.reduce(fragment.job));
+  ReduceJob job = fragment.job;
+  std::vector<Inflated> inflated;  // until the reduction is over
+  for (const auto& [index, size] : fragment.compressed) {
+    Payload& payload = job.updates[index].payload;
+    SKERRY_ASSIGN(Inflated bytes, Inflated::open(payload.path, size, cargo));
+    payload.path = bytes.path();
+    inflated.push_back(std::move(bytes));
+  }
+  SKERRY_ASSIGN(ReduceOutcome outcome, engine.reduce(job));
   Result<Reduction> kept = keep_all(fragment, std::move(outcome), run_id, exchange, cargo);
   if (!kept.ok())  // the exchange is reduced anew later: what is left must not fill the disk
     for (const std::string& path : {output.fragment, output.step, output.state})
@@ -139,6 +180,7 @@ Result<void> add_update(FragmentJob& fragment, const FragmentStep& step, const R
   if (payload->inline_data.empty()) {
     SKERRY_ASSIGN(std::string path, cargo.spool_file(input.task, payload->content_id));
     update.payload = Payload::file(std::move(path));
+    if (payload->zstd) fragment.compressed[fragment.job.updates.size()] = payload->encoded;
   } else {
     update.payload = Payload::in_memory(payload->inline_data);
     fragment.updates.push_back(accepted);
@@ -184,6 +226,7 @@ Result<ReductionWork> plan_reduction(const Reduce& command, const RunPlan& plan,
     job.rule = &plan.rule;
     job.outer = &plan.outer;
     job.down = plan.spec.exchange.down;
+    fragment.zstd = plan.spec.exchange.zstd;
     job.down_stochastic = plan.spec.exchange.down_stochastic;
     job.down_feedback = plan.spec.exchange.down_feedback;
     job.seed = strategies::task_seed(plan.spec.seed, fragment.shape.name, command.exchange);

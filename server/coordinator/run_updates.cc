@@ -8,6 +8,7 @@
 
 #include "common/base/encoding_text.h"
 #include "server/aggregate/validate.h"
+#include "server/coordinator/inflated.h"
 #include "server/coordinator/run_host.h"
 
 namespace skerry::server {
@@ -82,6 +83,7 @@ void RunHost::check_cargo(Offer offer) {
   struct Part {
     Payload payload;
     FragmentShape shape;
+    std::uint64_t inflates_to = 0;  ///< 0: it is not compressed
   };
   std::vector<Part> parts;
   for (const UpdatePayload& payload : offer.update->payloads) {
@@ -97,7 +99,7 @@ void RunHost::check_cargo(Offer offer) {
       return;
     }
     carried(offer.event.node, payload.size, 0);
-    parts.push_back({Payload::file(std::move(path).value()), plan_.shapes[payload.fragment]});
+    parts.push_back({Payload::file(std::move(path).value()), plan_.shapes[payload.fragment], payload.zstd ? payload.encoded : 0});
   }
   const std::string task = offer.event.task;
   const std::string node = offer.event.node;
@@ -105,8 +107,13 @@ void RunHost::check_cargo(Offer offer) {
   services_.bulk.post([this, task, node, parts = std::move(parts), up = plan_.spec.exchange.up] {
     double squares = 0;
     std::optional<Error> failed;
+    const auto check = [&](const Part& part) -> Result<UpdateStatistics> {
+      if (part.inflates_to == 0) return validate_update(up, part.payload, part.shape.elements, 0, part.shape.tensors);
+      SKERRY_ASSIGN(const Inflated inflated, Inflated::open(part.payload.path, part.inflates_to, services_.cargo));
+      return validate_update(up, Payload::file(inflated.path()), part.shape.elements, 0, part.shape.tensors);
+    };
     for (const Part& part : parts) {
-      auto checked = validate_update(up, part.payload, part.shape.elements, 0, part.shape.tensors);
+      auto checked = check(part);
       if (!checked.ok()) {
         failed = checked.error();
         break;

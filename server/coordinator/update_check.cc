@@ -7,9 +7,11 @@
 #include <string_view>
 #include <utility>
 
+#include "common/codec/compression.h"
 #include "common/codec/encoding.h"
 #include "common/crypto/content_id.h"
 #include "common/model/fragment_file.h"
+#include "server/coordinator/run_plan.h"
 
 namespace skerry::server {
 namespace {
@@ -61,21 +63,35 @@ Result<std::vector<UpdatePayload>> check_payloads(v1::UpdateBody& body, const Ru
                                     [&](const FragmentShape& candidate) { return candidate.name == update.fragment(); });
     if (shape == shapes.end()) return invalid_argument(where + "the model has no fragment of this name");
     if (!seen.insert(update.fragment()).second) return invalid_argument(where + "it is in the update twice");
-    if (update.encoding() != spec.exchange.up)
+    const auto wire = find_wire_encoding(update.encoding());
+    if (!wire.ok() || wire->encoding != encoding || (wire->zstd && !spec.exchange.zstd))
       return invalid_argument(where + "its encoding is '" + update.encoding() + "', the run's is '" + spec.exchange.up + "'");
     const std::uint64_t expected = encoding->encoded_bytes(shape->elements);
-    if (update.data().size() != expected)
+    const std::uint64_t size = update.data().size();
+    if (wire->zstd && (size == 0 || size >= expected))
+      return invalid_argument(where + "it is compressed to " + std::to_string(size) + " bytes, which must be fewer than its " +
+                              std::to_string(expected));
+    if (!wire->zstd && size != expected)
       return invalid_argument(where + "it has " + std::to_string(update.data().size()) + " bytes, " +
                               std::to_string(shape->elements) + " values in " + spec.exchange.up + " have " +
                               std::to_string(expected));
     if (!own) SKERRY_TRY(check_content_id(update.data().content_id()));
     UpdatePayload payload{static_cast<std::uint32_t>(shape - shapes.begin()), update.base_version(), update.data().content_id(),
-                          expected, std::move(*update.mutable_data()->mutable_inline_data())};
+                          size, std::move(*update.mutable_data()->mutable_inline_data()), wire->zstd, expected};
     if (!payload.inline_data.empty()) {
-      if (payload.inline_data.size() != expected)
-        return invalid_argument(where + std::to_string(payload.inline_data.size()) + " bytes came of " + std::to_string(expected));
+      if (payload.inline_data.size() != size)
+        return invalid_argument(where + std::to_string(payload.inline_data.size()) + " bytes came of " + std::to_string(size));
       if (!own && content_id(payload.inline_data) != payload.content_id)
         return invalid_argument(where + "its bytes are not those of content id " + payload.content_id);
+      if (payload.zstd) {
+        if (!own && expected > kInlineLimit)
+          return invalid_argument(where + "compressed bytes in a message must come to at most " + std::to_string(kInlineLimit) +
+                                  ", these come to " + std::to_string(expected));
+        auto bytes = decompressed(as_bytes_of(payload.inline_data), expected);
+        if (!bytes.ok()) return with_context(std::move(bytes).error(), "fragment '" + update.fragment() + "'");
+        payload.inline_data = std::move(bytes).value();
+        payload.zstd = false;
+      }
     }
     payloads.push_back(std::move(payload));
   }

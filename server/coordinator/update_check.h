@@ -40,8 +40,10 @@ struct UpdatePayload {
   std::uint32_t fragment = 0;      ///< index into the shapes
   std::uint64_t base_version = 0;
   std::string content_id;
-  std::uint64_t size = 0;
-  std::string inline_data;         ///< empty: cargo
+  std::uint64_t size = 0;          ///< as it travelled
+  std::string inline_data;         ///< as encoded; empty: cargo
+  bool zstd = false;               ///< the cargo is compressed, and comes to `encoded` bytes
+  std::uint64_t encoded = 0;
 };
 
 /// The payloads of a train update, whose inline bytes are taken out of `body`, checked against the run: spec hash, fragment names, encoding, sizes, and for inline

@@ -46,6 +46,7 @@ Result<UpdateRecipe> DaemonLoop::recipe_for(RunArea& area, const v1::Task& task)
     recipe.fragments.back().held = entry;
   }
   recipe.maximum_norm = policy_.maximum_update_norm;
+  recipe.zstd = area.spec->exchange.zstd;
   recipe.stochastic = area.spec->exchange.up_stochastic;
   recipe.seed = task.seed();
   recipe.inline_limit = inline_limit_;
@@ -112,7 +113,6 @@ void DaemonLoop::execute(StoreUpdate& command) {
     for (auto& fragment : made->fragments) *with.add_fragments() = std::move(fragment);
     return signed_update(of, std::move(with), std::move(made->uploads));
   };
-  std::uint64_t elements = 0;
   const auto feedback = feedback_of(task.run_id());
   if (!feedback.ok()) return store(task, feedback.error(), 0, false);
   if (*feedback != nullptr) {
@@ -131,6 +131,7 @@ void DaemonLoop::execute(StoreUpdate& command) {
       };
     });
   }
+  std::uint64_t elements = 0;
   for (const auto& fragment : recipe->fragments) elements += fragment.base->elements();
   if (elements <= kSmallElements) {
     auto made = make_update(*recipe);
@@ -168,8 +169,8 @@ void DaemonLoop::store(const v1::Task& task, Result<StoredUpdate> update, double
     SKERRY_TRY(database_.begin());
     SKERRY_TRY(flush_forgotten());
     SKERRY_TRY(database_.append(std::move(row)));
-    return database_.put_update(*update, unix_ms());
     SKERRY_TRY(keep_residuals(task.run_id(), std::move(residuals)));
+    return database_.put_update(*update, unix_ms());
   };
   if (auto done = write(); !done.ok()) return fail_for_good(done.error());
   unsent_.insert(task.task_id());
@@ -203,11 +204,11 @@ void DaemonLoop::execute(Upload& command) {
 
 void DaemonLoop::execute(ForgetUpdate& command) {
   unsent_.erase(command.task_id);
-  remove_payloads(command.task_id);
   if (!give_back_discarded(command)) forget(std::move(command));
 }
 
 void DaemonLoop::forget(ForgetUpdate command) {
+  remove_payloads(command.task_id);
   // A run that was not announced again yet may have control variates.
   const auto area = area_of(command.run_id);
   const bool matters = area == nullptr || !area->spec || area->spec->training.control_variates;
@@ -252,8 +253,8 @@ void DaemonLoop::execute(DropRun& command) {
   const auto area = area_of(command.run_id);
   runs_.erase(command.run_id);
   counted_.erase(command.run_id);
-  if (area == nullptr) return;
   feedback_.erase(command.run_id);
+  if (area == nullptr) return;
   // The last model stays for `skerry-client model fetch`.
   if (area->cache && !area->fetching) area->cache->trim({});
   for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id),

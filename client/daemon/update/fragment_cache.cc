@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "common/codec/encoding.h"
+#include "common/codec/compression.h"
 #include "common/crypto/content_id.h"
 #include "common/os/files.h"
 
@@ -173,12 +173,14 @@ Result<bool> FragmentCache::apply_step(const v1::FragmentVersion& wanted, const 
   if (wanted.version() == 0 || wanted.step().content_id().empty() || wanted.step_encoding().empty()) return false;
   const auto before = find(wanted.fragment(), wanted.version() - 1);
   if (before == nullptr) return false;
-  SKERRY_ASSIGN(const Encoding* encoding, find_encoding(wanted.step_encoding()));
+  SKERRY_ASSIGN(const WireEncoding wire, find_wire_encoding(wanted.step_encoding()));
+  const Encoding* encoding = wire.encoding;
   SKERRY_TRY(check_content_id(wanted.step().content_id()));
   const std::uint64_t elements = before->file->elements();
-  if (wanted.step().size() != encoding->encoded_bytes(elements))
+  const std::uint64_t encoded = encoding->encoded_bytes(elements);
+  if (wire.zstd ? wanted.step().size() >= encoded : wanted.step().size() != encoded)
     return invalid_argument("the step of fragment " + wanted.fragment() + " is said to have " + std::to_string(wanted.step().size()) +
-                            " bytes, " + wanted.step_encoding() + " gives " + std::to_string(encoding->encoded_bytes(elements)));
+                            " bytes, " + wanted.step_encoding() + " gives " + (wire.zstd ? "fewer than " : "") + std::to_string(encoded));
 
   std::optional<MappedFile> fetched;
   std::span<const std::byte> payload = as_bytes_of(wanted.step().inline_data());
@@ -192,6 +194,15 @@ Result<bool> FragmentCache::apply_step(const v1::FragmentVersion& wanted, const 
     return invalid_argument("the step's bytes of fragment " + wanted.fragment() + " are not those that its content id names");
   }
   if (payload.size() != wanted.step().size()) return invalid_argument("the step of fragment " + wanted.fragment() + " has a wrong size");
+  std::optional<MappedFile> inflated;
+  if (wire.zstd) {
+    const std::string inflated_path = path + ".inflated";
+    SKERRY_TRY(decompress_to_file(payload, encoded, inflated_path));
+    SKERRY_ASSIGN(MappedFile map, MappedFile::open(inflated_path));
+    SKERRY_TRY(remove_file(inflated_path));  // the map keeps it
+    inflated.emplace(std::move(map));
+    payload = inflated->bytes();
+  }
 
   const std::string temporary = path + ".new";
   SKERRY_ASSIGN(const std::string header, fragment_header(layout_, wanted.fragment()));

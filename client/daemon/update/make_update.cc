@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "common/codec/compression.h"
 #include "common/crypto/content_id.h"
 #include "common/os/files.h"
 #include "common/tensor/kernels.h"
@@ -96,7 +97,8 @@ class Payload {
   static Result<Payload> open(const UpdateRecipe& recipe, const std::string& fragment, std::uint64_t bytes, bool may_be_inline) {
     Payload payload;
     payload.prefix_ = recipe.file_prefix;
-    payload.hashed_ = !recipe.in_memory;
+    payload.zstd_ = recipe.zstd;
+    payload.named_ = !recipe.in_memory;
     if (recipe.in_memory) {
       payload.inline_.reserve(bytes);
     } else if (!may_be_inline || bytes > recipe.inline_limit) {
@@ -109,7 +111,7 @@ class Payload {
   }
 
   Result<void> add(std::span<const std::byte> bytes) {
-    if (hashed_) hasher_.update(bytes);
+    if (named_ && !zstd_) hasher_.update(bytes);
     if (!file_) {
       inline_.append(as_text(bytes));
       return {};
@@ -120,9 +122,16 @@ class Payload {
     return {};
   }
 
-  Result<void> finish(v1::Blob& blob, std::vector<PendingUpload>& uploads) {
+  /// Puts the payload into the update, compressed where that pays.
+  Result<void> finish(v1::FragmentUpdate& update, std::string_view encoding, std::vector<PendingUpload>& uploads) {
+    bool packed = false;
+    if (zstd_) {
+      SKERRY_ASSIGN(packed, compress());
+    }
+    update.set_encoding(wire_name(encoding, packed));
+    v1::Blob& blob = *update.mutable_data();
     blob.set_size(file_ ? written_ : inline_.size());
-    if (hashed_) blob.set_content_id(hasher_.finish());
+    if (named_) blob.set_content_id(hasher_.finish());
     if (!file_) {
       blob.set_inline_data(std::move(inline_));
       return {};
@@ -136,12 +145,42 @@ class Payload {
 
  private:
   Payload() = default;
+
+  Result<bool> compress() {
+    if (!file_) {
+      auto frame = compressed(as_bytes_of(inline_));
+      const bool pays = frame.has_value();
+      if (pays) inline_ = *std::move(frame);
+      if (named_) hasher_.update(as_bytes_of(inline_));
+      return pays;
+    }
+    const std::string packed = temporary_ + ".zst";
+    std::optional<std::uint64_t> size;
+    {
+      SKERRY_ASSIGN(const MappedFile bytes, MappedFile::open(temporary_));
+      SKERRY_ASSIGN(size, compress_to_file(bytes.bytes(), packed));
+      SKERRY_TRY(bytes.check());
+    }
+    if (size) {
+      SKERRY_TRY(remove_file(temporary_));
+      temporary_ = packed;
+      written_ = *size;
+      SKERRY_ASSIGN(File file, File::open(packed, OpenMode::kReadWrite));
+      file_.emplace(std::move(file));
+    }
+    SKERRY_ASSIGN(const MappedFile bytes, MappedFile::open(temporary_));
+    hasher_.update(bytes.bytes());
+    SKERRY_TRY(bytes.check());
+    return size.has_value();
+  }
+
   std::string prefix_;
   std::string temporary_;
   std::optional<File> file_;
   std::uint64_t written_ = 0;
   std::string inline_;
-  bool hashed_ = true;
+  bool zstd_ = false;
+  bool named_ = true;
   ContentHasher hasher_;
 };
 
@@ -221,9 +260,8 @@ Result<MadeUpdate> make_update(const UpdateRecipe& recipe) {
     v1::FragmentUpdate update;
     update.set_fragment(fragment.fragment);
     update.set_base_version(fragment.base_version);
-    update.set_encoding(std::string(encoding.name()));
     update.set_norm(std::sqrt(fragment_sum));
-    SKERRY_TRY(payload.finish(*update.mutable_data(), made.uploads));
+    SKERRY_TRY(payload.finish(update, encoding.name(), made.uploads));
     made.fragments.push_back(std::move(update));
     sum += fragment_sum;
   }

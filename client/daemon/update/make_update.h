@@ -36,7 +36,8 @@ struct UpdateRecipe {
   std::uint64_t seed = 0;           ///< from this and the fragments' names
   double feedback = 0;              ///< β: so much of what earlier updates lost goes into this one; 0: nothing, no residuals
   std::string residuals;            ///< directory of their files; empty: they are in memory
-  std::uint64_t inline_limit = 0;   ///< larger payloads become files
+  bool zstd = false;                ///< payloads are compressed where that pays
+  std::uint64_t inline_limit = 0;   ///< larger payloads, as encoded, become files
   std::uint64_t maximum_bytes = 0;  ///< of all payloads together; 0: no limit
   std::string file_prefix;          ///< a payload's file is this and "." and its content id
   bool in_memory = false;           ///< all payloads stay inline, without content ids: for a coordinator in this process

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/codec/compression.h"
 #include "common/codec/encoding.h"
 #include "common/crypto/content_id.h"
 #include "common/os/files.h"
@@ -73,6 +74,45 @@ TEST_CASE("a step added to the version before gives the whole bit for bit, witho
   wanted.set_step_encoding("bf16");
   REQUIRE(cache->bring(wanted, no_download).ok());
   CHECK(*read_file(cache->find("all", 4)->path, 1 << 20) == file_bytes(next));
+}
+
+TEST_CASE("a compressed step is bounded by what its encoding gives, and adds up to the same") {
+  test::TempDir dir;
+  auto model = build_layout(nlohmann::json{{"architecture", "linear"}, {"inputs", 2999}, {"outputs", 1}});
+  REQUIRE(model.ok());
+  const std::string header = *fragment_header(*model, "all");
+  const std::vector<float> old(3000, 1.0f);
+  std::vector<float> next(old);
+  std::vector<float> step(old.size());
+  for (std::size_t i = 0; i < step.size(); i += 10) next[i] += step[i] = 0.5f;
+  std::string payload(2 * step.size(), '\0');
+  (*find_encoding("bf16"))->encode(step, 0, {}, std::as_writable_bytes(std::span(payload)));
+  const auto whole = [&](const std::vector<float>& values) { return header + std::string(as_text(std::as_bytes(std::span(values)))); };
+  const auto of = [&](std::uint64_t number, const std::vector<float>& values) {
+    v1::FragmentVersion wanted;
+    wanted.set_fragment("all");
+    wanted.set_version(number);
+    wanted.mutable_whole()->set_size(whole(values).size());
+    wanted.mutable_whole()->set_content_id(content_id(whole(values)));
+    return wanted;
+  };
+  auto cache = FragmentCache::open(dir / "cache", *model);
+  auto first = of(3, old);
+  first.mutable_whole()->set_inline_data(whole(old));
+  REQUIRE(cache->bring(first, no_download).ok());
+  const auto with_step = [&](const std::string& frame) {
+    auto wanted = of(4, next);
+    wanted.mutable_step()->set_content_id(content_id(frame));
+    wanted.mutable_step()->set_size(frame.size());
+    wanted.mutable_step()->set_inline_data(frame);
+    wanted.set_step_encoding("bf16+zstd");
+    return wanted;
+  };
+  const std::string bomb = *compressed(as_bytes_of(std::string(16u << 20, '\0')));
+  CHECK_THAT(cache->bring(with_step(bomb), no_download).error().message, Catch::Contains("it comes to more than 6000 bytes"));
+  CHECK_FALSE(cache->bring(with_step(payload), no_download).ok());
+  REQUIRE(cache->bring(with_step(*compressed(as_bytes_of(payload))), no_download).ok());
+  CHECK(*read_file(cache->find("all", 4)->path, 1 << 20) == whole(next));
 }
 
 TEST_CASE("a step that does not give the named whole is not used: the whole is fetched") {

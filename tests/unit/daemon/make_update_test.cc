@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include <nlohmann/json.hpp>
 
+#include "common/codec/compression.h"
 #include "common/crypto/content_id.h"
 #include "common/os/files.h"
 #include "tests/support/temp_dir.h"
@@ -292,4 +294,72 @@ TEST_CASE("the holder's limit is on what is sent, what was carried over included
   REQUIRE(made.ok());
   CHECK(made->clipped);
   CHECK(made->norm == Approx(3));
+}
+
+TEST_CASE("payloads are compressed where that pays, and say so") {
+  for (const bool file : {false, true}) {
+    World world(9'000);
+    for (std::size_t i = 0; i < world.elements; ++i) world.trained[i] = i % 50 == 0 ? 0.5f : 1.0f;
+    UpdateRecipe recipe = world.recipe("f32");
+    recipe.zstd = true;
+    recipe.inline_limit = file ? 1'000 : 1'000'000;
+    auto made = make_update(recipe);
+    REQUIRE(made.ok());
+    CHECK(made->fragments[0].encoding() == "f32+zstd");
+    const auto& data = made->fragments[0].data();
+    CHECK(made->uploads.size() == (file ? 1 : 0));
+    const std::string frame = file ? *read_file(payload_path(recipe.file_prefix, data.content_id()), 1 << 24) : data.inline_data();
+    CHECK(data.size() == frame.size());
+    CHECK(data.content_id() == content_id(frame));
+    CHECK(frame.size() < 2 * world.elements);
+    const auto delta = decoded(**find_encoding("f32"), *decompressed(as_bytes_of(frame), 4 * world.elements), world.elements);
+    for (std::size_t i = 0; i < world.elements; ++i) CHECK(delta[i] == (i % 50 == 0 ? 0.5f : 0.0f));
+
+    std::uint64_t state = 88172645463325252u;
+    for (float& value : world.trained) {
+      state ^= state << 13;
+      state ^= state >> 7;
+      state ^= state << 17;
+      value = 1.0f + static_cast<float>(static_cast<std::int32_t>(state >> 32)) * 0x1p-31f;
+    }
+    recipe = world.recipe("int8_block");
+    recipe.zstd = true;
+    recipe.inline_limit = file ? 1'000 : 1'000'000;
+    made = make_update(recipe);
+    REQUIRE(made.ok());
+    const auto& plain = made->fragments[0];
+    CHECK(plain.encoding() == "int8_block");  // noise
+    if (file) CHECK(content_id(*read_file(payload_path(recipe.file_prefix, plain.data().content_id()), 1 << 24)) == plain.data().content_id());
+    if (!file) CHECK(content_id(plain.data().inline_data()) == plain.data().content_id());
+    CHECK(list_directory(world.dir.path())->size() == (file ? 4 : 2));  // base, out and payloads: nothing half made
+  }
+}
+
+TEST_CASE("an update of a million parameters takes the bytes it promises, framing and signature included") {
+  World world(499'999);
+  for (std::size_t i = 0; i < world.elements; ++i) world.trained[i] = 1.0f - 1e-3f * pseudo(i, 3);
+  REQUIRE(world.elements == 1'000'000);
+  const std::map<std::string, double> most{{"f32", 4.001}, {"bf16", 2.001}, {"f16", 2.001},  {"int8", 1.02},  {"int8_block", 1.02},
+                                           {"int4", 0.52}, {"e3m0", 0.52},  {"topk2", 0.03}, {"sign", 0.127}};
+  for (const std::string_view name : known_encodings()) {
+    const auto made = make_update(world.recipe(std::string(name).c_str()));
+    REQUIRE(made.ok());
+    v1::UpdateBody body;
+    body.set_task_id("r-0123456789abcdef-1.17");
+    body.set_run_id("r-0123456789abcdef-1");
+    body.set_spec_hash(std::string(64, 'f'));
+    body.set_node("a-node-with-a-name");
+    body.set_exchange(17);
+    body.set_examples(1'000);
+    body.set_seconds(12.5);
+    double bytes = 0;
+    for (const auto& upload : made->uploads) bytes += static_cast<double>(upload.size);
+    for (const auto& fragment : made->fragments) *body.add_fragments() = fragment;
+    v1::FromNode message;
+    message.mutable_update()->set_body(body.SerializeAsString());
+    message.mutable_update()->set_signature(std::string(72, 's'));
+    bytes += static_cast<double>(message.ByteSizeLong());
+    CAPTURE(std::string(name), bytes);
+    CHECK(bytes / static_cast<double>(world.elements) <= most.at(std::string(name)));
+  }
 }
