@@ -61,16 +61,17 @@ Preset eager_diloco() {
 }
 
 // Decoupled DiLoCo: learners on their own clocks; fragments exchanged one after another, each as soon as a minimum
-// quorum allows; updates weigh by tokens × tokens a step; norms and directions are averaged
+// quorum and an adaptive grace window allow; updates weigh by tokens × tokens a step; norms and directions are averaged
 // apart; what arrives replaces what the learner has.
 Preset decoupled_diloco() {
   return {.name = "decoupled-diloco",
           .meaning =
-              "DiLoCo by fragments on every island's own clock, with a minimum quorum and radial-directional "
-              "averaging",
+              "DiLoCo by fragments on every island's own clock, with a minimum quorum, adaptive grace and "
+              "radial-directional averaging",
           .source = "arXiv 2604.21428",
           .when_to_use = "Language models on many islands of which some are always slow or away.",
           .participation = {.mode = ParticipationSpec::Mode::kAsynchronous,
+                            .adaptive_grace = true,
                             .buffer = 2,
                             .maximum_staleness = 10,
                             .staleness_exponent = 0},

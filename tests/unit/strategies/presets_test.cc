@@ -149,6 +149,7 @@ TEST_CASE("presets for language models have the settings of their papers") {
   const RunSpec decoupled = spec_of(minimal_run_spec(preset("decoupled-diloco")));
   CHECK(decoupled.participation.mode == ParticipationSpec::Mode::kAsynchronous);
   CHECK(decoupled.participation.buffer == 2);
+  CHECK(decoupled.participation.adaptive_grace);
   CHECK(decoupled.exchange.merge == "replace");
   CHECK_FALSE(decoupled.exchange.block);
   CHECK(decoupled.aggregation.name == "radial_directional");
