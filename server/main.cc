@@ -27,6 +27,7 @@
 #include "common/os/clock.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
+#include "common/os/service_manager.h"
 #include "server/backup/backup.h"
 #include "server/backup/backup_commands.h"
 #include "server/coordinator/control_service.h"
@@ -211,12 +212,21 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
   coordinator.attach(*port);
   spdlog::info("listening on {} port {}", config.listen, port->port());
   if (!arguments.ready_file.empty()) SKERRY_TRY(write_file_atomic(arguments.ready_file, std::to_string(port->port()) + "\n", 0644));
+  const ServiceManager manager = ServiceManager::from_environment();
+  manager.ready();
 
-  constexpr int kRenewalCheckMs = 3'600'000;
+  constexpr std::int64_t kRenewalCheckMs = 3'600'000;
+  std::int64_t renewal_checked_ms = clock.monotonic_ms();
+  const auto alive_every_ms = static_cast<std::int64_t>(manager.alive_every_ms());
+  const std::int64_t every_ms = alive_every_ms > 0 ? std::min(alive_every_ms, kRenewalCheckMs) : kRenewalCheckMs;
   for (;;) {
     pollfd waiting{signals, POLLIN, 0};
-    const int ready = poll(&waiting, 1, kRenewalCheckMs);
+    const int ready = poll(&waiting, 1, static_cast<int>(every_ms));
     if (ready == 0) {
+      // Only a coordinator that still answers is alive.
+      coordinator.status([manager](const Result<v1::CoordinatorStatus>&) { manager.alive(); });
+      if (clock.monotonic_ms() - renewal_checked_ms < kRenewalCheckMs) continue;
+      renewal_checked_ms = clock.monotonic_ms();
       if (auto renewed = authority.renew_server_certificate(unix_now()); !renewed.ok()) spdlog::error("{}", renewed.error().message);
       else if (*renewed) (void)port->reload_certificate().ok();
       continue;
@@ -225,6 +235,7 @@ Result<void> run(const std::string& home, const RunArguments& arguments, int sig
     if (ready > 0 && read(signals, &signal, sizeof signal) == static_cast<ssize_t>(sizeof signal) && signal.ssi_signo != SIGHUP) break;
   }
   spdlog::info("stopping");
+  manager.stopping();
   coordinator.stop();
   port->shutdown(kDrain);
   return {};

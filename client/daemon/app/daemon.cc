@@ -4,6 +4,7 @@
 #include "common/identity/authenticate.h"
 #include "common/os/files.h"
 #include "common/os/random.h"
+#include "common/os/service_manager.h"
 
 #include <nlohmann/json.hpp>
 #include <signal.h>
@@ -204,7 +205,14 @@ DaemonEnd DaemonLoop::run() {
     watch_availability();
     loop_->after(kAvailabilityEveryMs, look);
   };
-  loop_->post([this, &look] {
+  const ServiceManager manager = ServiceManager::from_environment();
+  const std::function<void()> live = [this, &live, &manager] {
+    manager.alive();
+    loop_->after(manager.alive_every_ms(), live);
+  };
+  loop_->post([this, &look, &live, &manager] {
+    manager.ready();
+    if (manager.alive_every_ms() > 0) live();
     look();
     schedule_renewal();
     feed(Started{});
@@ -217,6 +225,7 @@ DaemonEnd DaemonLoop::run() {
       loop_->stop();
     });
   loop_->run();
+  manager.stopping();
   stopping_workers_ = true;
   for (auto& [id, flag] : cancelled_) *flag = true;
   if (session_ != nullptr) session_->close(200);
