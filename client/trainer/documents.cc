@@ -16,31 +16,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMaxLine = std::size_t{64} << 20;
+constexpr std::size_t kMaxLine = std::size_t{16} << 20;
 constexpr std::size_t kFlushTokens = 1 << 20;
 
 bool has_lines(const std::string& path) { return path.ends_with(".jsonl") || path.ends_with(".ndjson"); }
-
-Result<void> each_line(std::string_view content, const std::string& path, const std::string& field,
-                       const TakeDocument& take) {
-  std::uint64_t number = 0;
-  while (!content.empty()) {
-    const std::size_t end = std::min(content.find('\n'), content.size());
-    const std::string_view line = content.substr(0, end);
-    content.remove_prefix(std::min(end + 1, content.size()));
-    const std::string where = path + " line " + std::to_string(++number);
-    if (line.size() > kMaxLine) return invalid_argument(where + ": longer than 64 MiB");
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!object.is_object()) return invalid_argument(where + ": not a JSON object");
-    const auto text = object.find(field);
-    if (text == object.end()) return invalid_argument(where + ": has no member \"" + field + "\"");
-    if (!text->is_string()) return invalid_argument(where + ": member \"" + field + "\" is not a text");
-    const auto& document = text->get_ref<const std::string&>();
-    if (!document.empty()) SKERRY_TRY(take(document, where));
-  }
-  return {};
-}
 
 /// Tokens on their way into a file under a temporary name.
 class TokenFileWriter {
@@ -99,6 +78,27 @@ std::string shard_path(const std::string& path, unsigned shard) {
 
 }  // namespace
 
+Result<void> each_json_line(std::string_view content, const std::string& path, const std::string& field,
+                            const TakeDocument& take) {
+  std::uint64_t number = 0;
+  while (!content.empty()) {
+    const std::size_t end = std::min(content.find('\n'), content.size());
+    const std::string_view line = content.substr(0, end);
+    content.remove_prefix(std::min(end + 1, content.size()));
+    const std::string where = path + " line " + std::to_string(++number);
+    if (line.size() > kMaxLine) return invalid_argument(where + ": longer than 16 MiB");
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!object.is_object()) return invalid_argument(where + ": not a JSON object");
+    const auto text = object.find(field);
+    if (text == object.end()) return invalid_argument(where + ": has no member \"" + field + "\"");
+    if (!text->is_string()) return invalid_argument(where + ": member \"" + field + "\" is not a text");
+    const auto& document = text->get_ref<const std::string&>();
+    if (!document.empty()) SKERRY_TRY(take(document, where));
+  }
+  return {};
+}
+
 Result<void> each_document(const DocumentSource& source, const TakeDocument& take) {
   const bool lines = source.kind == "jsonl";
   SKERRY_ASSIGN(std::vector<std::string> files, files_of(source.path));
@@ -115,7 +115,7 @@ Result<void> each_document(const DocumentSource& source, const TakeDocument& tak
     SKERRY_ASSIGN(const MappedFile file, MappedFile::open(path));
     file.expect_sequential();
     const std::string_view content = as_text(file.bytes());
-    SKERRY_TRY(lines ? each_line(content, path, source.field, take_one) : take_one(content, path));
+    SKERRY_TRY(lines ? each_json_line(content, path, source.field, take_one) : take_one(content, path));
     SKERRY_TRY(file.check());
   }
   if (any) return {};

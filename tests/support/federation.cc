@@ -56,6 +56,7 @@ std::string policy_text(const NodeOptions& options, const std::vector<std::strin
       << "max_parameters = 100_000_000\n"
       << "metrics = " << list_text(options.metrics) << "\n"
       << "encodings = [\"f32\", \"bf16\"]\n"
+      << "tokenizers = [\"*\"]\n"
       << "error_messages = \"" << options.error_messages << "\"\n\n"
       << "[[data]]\nset = \"table\"\npurposes = [\"*\"]\n\n"
       << "[limits]\nthreads = " << options.threads << "\ntrainers = 4\n";

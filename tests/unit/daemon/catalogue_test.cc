@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <zlib.h>
 
+#include "common/model/token_file.h"
 #include "common/os/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -118,6 +119,49 @@ TEST_CASE("text is counted in bytes, and in windows where a model's context is k
   CHECK(set->examples().at("train") == 800);
   CHECK(set->examples(100).at("train") == 7);
   CHECK(set->examples(100).at("holdout") == 1);
+}
+
+TEST_CASE("JSON lines are counted by the bytes of their text, and a bad one is named") {
+  test::TempDir dir;
+  REQUIRE(make_directories(dir / "t/sub").ok());
+  write(dir / "t/a.jsonl", "{\"text\":\"" + std::string(700, 'a') + "\"}\n\n");
+  write(dir / "t/sub/b.ndjson", "{\"text\":\"" + std::string(300, 'b') + "\",\"n\":1}");
+  write(dir / "t/readme.md", "no JSON");
+  const auto set = inspect_data_set(request("jsonl", dir / "t"), 0);
+  REQUIRE(set.ok());
+  CHECK(set->total == 1000);
+  CHECK(set->files == 2);
+  CHECK(set->schema_json == R"({"field":"text"})");
+  CHECK(set->is_text());
+  CHECK(set->examples(100).at("train") == 7);
+  CHECK(set->examples(100, /*bytes=*/false).at("train") == 1);  // four bytes a token
+  CHECK(check_data_set(*set, 0).ok());
+
+  auto wanted = request("jsonl", dir / "t/a.jsonl");
+  wanted.schema_json = R"({"field":"body"})";
+  CHECK_THAT(inspect_data_set(wanted, 0).error().message, Catch::Contains("a.jsonl line 1: has no member \"body\""));
+  write(dir / "t/c.jsonl", "{\"text\":\"a\"}\n{\"text\":[]}\n");
+  CHECK_THAT(inspect_data_set(request("jsonl", dir / "t"), 0).error().message, Catch::Contains("c.jsonl line 2: member \"text\""));
+}
+
+TEST_CASE("token files are counted by their headers, and all are of one tokenizer") {
+  test::TempDir dir;
+  REQUIRE(make_directories(dir / "t").ok());
+  const std::string id = "b2-" + std::string(64, 'c');
+  const auto file = [](const std::string& tokenizer, std::uint64_t count) {
+    return write_token_file_header({2, count, 300, 2, tokenizer}).value() + std::string(2 * count, '\1');
+  };
+  write(dir / "t/a.tokens", file(id, 600));
+  write(dir / "t/b.tokens", file(id, 400));
+  const auto set = inspect_data_set(request("tokens", dir / "t"), 0);
+  REQUIRE(set.ok());
+  CHECK(set->total == 1000);
+  CHECK(set->schema_json == "{\"tokenizer\":\"" + id + "\"}");
+  CHECK(set->examples(100, /*bytes=*/false).at("train") == 7);
+  write(dir / "t/c.tokens", file("bytes", 10));
+  CHECK_THAT(inspect_data_set(request("tokens", dir / "t"), 0).error().message, Catch::Contains("c.tokens: its tokens are of tokenizer bytes"));
+  write(dir / "t/c.tokens", "text");
+  CHECK_THAT(inspect_data_set(request("tokens", dir / "t"), 0).error().message, Catch::Contains("c.tokens: not a token file"));
 }
 
 TEST_CASE("a changed data set is noticed by check") {

@@ -124,6 +124,43 @@ TEST_CASE("data is matched by purpose, kind, schema and number of examples, and 
   CHECK_THAT(why(spec(), small), Catch::Contains("45 examples"));
 }
 
+TEST_CASE("a run of text takes text however it lies there, cut by a tokenizer that the policy allows") {
+  const std::string id = "b2-" + std::string(64, 'a');
+  Policy policy = generous();
+  policy.architectures = {"transformer"};
+  policy.max_parameters = 1'000'000;
+  RunSpec run = spec();
+  run.model_json = R"({"architecture":"transformer","layers":1,"width":16,"heads":2,"kv_heads":2,"context":4,"vocabulary":300})";
+  run.data.kind = "text";
+  run.data.schema_json = R"({"encoding":"bytes"})";
+  run.data.tokenizer = "bytes";
+  const auto set = [](const std::string& kind, const std::string& schema) {
+    DataSet one = table();
+    one.kind = kind;
+    one.schema_json = schema;
+    one.total = 10'000;
+    return one;
+  };
+  const DataSet files = set("text", R"({"encoding":"bytes"})"), lines = set("jsonl", R"({"field":"body"})");
+  CHECK(judged(policy, run, files).allowed());
+  CHECK(judged(policy, run, lines).allowed());
+  CHECK(judged(policy, run, set("tokens", R"({"tokenizer":"bytes"})")).allowed());
+  CHECK(refused_by(judged(policy, run, set("tokens", "{\"tokenizer\":\"" + id + "\"}")), "data"));
+  CHECK(refused_by(judged(policy, run, table()), "data"));
+
+  run.data.tokenizer = id;
+  CHECK(refused_by(judged(policy, run, files), "allow.tokenizers"));
+  policy.tokenizers = {"b2-*"};
+  CHECK(judged(policy, run, files).allowed());
+  CHECK(judged(policy, run, set("tokens", "{\"tokenizer\":\"" + id + "\"}")).allowed());
+
+  policy.tokenizers = {"bytes"};
+  run.data.tokenizer = "bytes";
+  run.model_json = R"({"architecture":"transformer","layers":1,"width":16,"heads":2,"kv_heads":2,"context":4,"vocabulary":256})";
+  CHECK(judged(policy, run, files).allowed());
+  CHECK(refused_by(judged(policy, run, lines), "data"));  // its end-of-text token has no place
+}
+
 TEST_CASE("a holder reads what leaves and what stays, and a metric that the run needs must be allowed") {
   RunSpec run = spec();
   run.model_json = R"({"architecture":"mlp","inputs":4,"outputs":2,"hidden":[5],"control":true,"personal":["layers.1.*"],
@@ -170,6 +207,25 @@ TEST_CASE("mistakes in a policy name the file and the line") {
   CHECK_THAT(message("[trainer]\ncommand = [\"python3\"]"), Catch::Contains("absolute"));
   CHECK_THAT(message("[allow]\nencodings = [\"f7\"]"), Catch::Contains("f7"));
   CHECK_THAT(message("x = ["), Catch::Contains("line 1"));
+}
+
+TEST_CASE("an island has no network unless the policy names its address, and workers elsewhere need one") {
+  const auto island = [](const std::string& lines) { return parse_policy("hours = []\n[island]\n" + lines, "policy.toml"); };
+  CHECK(parse_policy("", "policy.toml")->island_arguments().empty());
+  CHECK(island("workers = 1\n")->island_arguments().empty());
+  CHECK(island("workers = 3\n")->island_arguments() == std::vector<std::string>{"--island-size", "3", "--island-local", "3"});
+  CHECK(island("workers = 3\n")->island_address.empty());
+  CHECK(island("workers = 3\naddress = \"10.0.0.1:29400\"\nlocal = 2\n")->island_arguments() ==
+        std::vector<std::string>{"--island-size", "3", "--island-local", "2", "--island-address", "10.0.0.1:29400"});
+  const auto mistake = [&](const std::string& lines) {
+    auto policy = island(lines);
+    REQUIRE_FALSE(policy.ok());
+    return policy.error().message;
+  };
+  CHECK_THAT(mistake("workers = 3\nlocal = 1\n"), Catch::Contains("policy.toml line 4: island.local leaves 2 workers to other machines"));
+  CHECK_THAT(mistake("workers = 3\naddress = \"gpu-1:29400\"\n"), Catch::Contains("line 4: island.address is \"gpu-1:29400\""));
+  CHECK_THAT(mistake("workers = 2\nlocal = 3\n"), Catch::Contains("line 4: island.local must be a whole number in [1, 2]"));
+  CHECK_THAT(mistake("processes = 2\n"), Catch::Contains("unknown key island.processes"));
 }
 
 TEST_CASE("patterns: a star stands for any characters") {
