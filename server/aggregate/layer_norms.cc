@@ -9,9 +9,9 @@ std::string layer_name(const std::string& tensor) {
   std::size_t begin = 0, end = 0;  // of the name up to its last number
   while (begin < tensor.size()) {
     const std::size_t stop = std::min(tensor.find('.', begin), tensor.size());
-    if (stop > begin && std::all_of(tensor.begin() + static_cast<std::ptrdiff_t>(begin),
-                                    tensor.begin() + static_cast<std::ptrdiff_t>(stop),
-                                    [](char c) { return c >= '0' && c <= '9'; }))
+    if (stop > begin &&
+        std::all_of(tensor.begin() + static_cast<std::ptrdiff_t>(begin),
+                    tensor.begin() + static_cast<std::ptrdiff_t>(stop), [](char c) { return c >= '0' && c <= '9'; }))
       end = stop;
     begin = stop + 1;
   }
@@ -35,7 +35,8 @@ std::vector<strategies::TensorRange> layers_of(std::span<const strategies::Tenso
     const std::size_t last = (group + 1) * layers.size() / kMaxNormLayers - 1;
     std::string name = layers[begin].name;
     if (last > begin) name += " to " + layers[last].name;
-    merged.push_back({std::move(name), layers[begin].first, layers[last].first + layers[last].count - layers[begin].first});
+    merged.push_back(
+        {std::move(name), layers[begin].first, layers[last].first + layers[last].count - layers[begin].first});
   }
   return merged;
 }

@@ -1,5 +1,5 @@
-// Norms layer by layer: of the outer gradient as the rule gave it, of the optimizer's momentum after the step, and of the
-// new model.
+// Norms layer by layer: of the outer gradient as the rule gave it, of the optimizer's momentum after the step, and of
+// the new model.
 #pragma once
 
 #include <cstddef>
@@ -22,9 +22,10 @@ struct LayerNorms {
 /// At most so many layers of a fragment are told apart.
 inline constexpr std::size_t kMaxNormLayers = 32;
 
-/// A fragment's tensors, which follow each other, as layers that follow each other. A layer is named by its tensors' names up
-/// to their last number ("model.layers.3"), or without their last part where there is none ("model.embed_tokens"). Where there
-/// are more than kMaxNormLayers, neighbours are put together: "model.layers.0 to model.layers.3".
+/// A fragment's tensors, which follow each other, as layers that follow each other. A layer is named by its tensors'
+/// names up to their last number ("model.layers.3"), or without their last part where there is none
+/// ("model.embed_tokens"). Where there are more than kMaxNormLayers, neighbours are put together: "model.layers.0 to
+/// model.layers.3".
 std::vector<strategies::TensorRange> layers_of(std::span<const strategies::TensorRange> tensors);
 
 }  // namespace skerry::server

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include <nlohmann/json.hpp>
 
@@ -77,45 +76,28 @@ Result<void> check(const PlanAssumptions& given, const RunSpec& spec) {
   return {};
 }
 
-// A node that takes part in `share` of the exchanges, and every node where everybody evaluates, reads the version
-// before with this probability; otherwise the whole is fetched.
-double reads_each_version(const RunSpec& spec, double share) {
-  const double evaluates = spec.evaluation.every > 0 ? 1.0 / static_cast<double>(spec.evaluation.every) : 0;
-  return share + (1 - share) * evaluates;
-}
+// What the fragments of a run come to.
+struct RunSizes {
+  Sizes round;    // of all lanes: fragments that are exchanged together, each with its control twin
+  Sizes largest;  // lane
+  std::uint64_t lanes = 0;
+  double join = 0;      // bytes
+  double frozen = 0;    // bytes of f32
+  double personal = 0;  // bytes of f32
+};
 
-}  // namespace
-
-Result<RunCost> plan_run(const RunSpec& spec, const PlanAssumptions& given) {
-  SKERRY_TRY(check(given, spec));
-  SKERRY_ASSIGN(const ModelLayout layout, build_layout(json::parse(spec.model_json)));
-  const json training = json::parse(spec.training_json);
-  SKERRY_ASSIGN(const OuterOptimizer outer, make_outer_optimizer(outer_part(spec)));
-  SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
-
-  RunCost cost;
-  cost.parameters = layout.parameters;
-  cost.rounds = spec.stop.rounds;
-  cost.overlap_steps = static_cast<double>(spec.exchange.overlap);
-  cost.asynchronous = spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
-  cost.steps = spec.training.steps > 0
-                   ? static_cast<double>(spec.training.steps)
-                   : std::ceil(spec.training.epochs * given.examples / static_cast<double>(spec.training.batch));
-
-  // Lanes: fragments that are exchanged together, each with its control twin.
-  std::vector<std::size_t> exchanged, every;
-  double frozen = 0, personal = 0;
+Result<RunSizes> sizes_of_run(const ModelLayout& layout, const ExchangeSpec& spec) {
+  RunSizes sizes;
+  std::vector<std::size_t> exchanged, shared;
   for (std::size_t i = 0; i < layout.fragments.size(); ++i) {
     const FragmentLayout& fragment = layout.fragments[i];
-    const double elements = static_cast<double>(fragment.elements);
+    const double bytes = kFloat * static_cast<double>(fragment.elements);
     if (fragment.role == FragmentRole::kExchanged) exchanged.push_back(i);
-    if (fragment.role == FragmentRole::kFrozen) frozen += elements;
-    if (fragment.role == FragmentRole::kPersonal) personal += elements;
-    if (fragment.role != FragmentRole::kPersonal) every.push_back(i);
-    if (fragment.role == FragmentRole::kExchanged) cost.exchanged += fragment.elements;
+    if (fragment.role == FragmentRole::kFrozen) sizes.frozen += bytes;
+    if (fragment.role == FragmentRole::kPersonal) sizes.personal += bytes;
+    if (fragment.role != FragmentRole::kPersonal) shared.push_back(i);
   }
-  Sizes round, largest;
-  for (const auto& lane : lanes(spec.exchange, static_cast<std::uint32_t>(exchanged.size()))) {
+  for (const auto& lane : lanes(spec, static_cast<std::uint32_t>(exchanged.size()))) {
     std::vector<std::size_t> fragments;
     for (const std::uint32_t number : lane) {
       fragments.push_back(exchanged[number]);
@@ -123,80 +105,126 @@ Result<RunCost> plan_run(const RunSpec& spec, const PlanAssumptions& given) {
         if (layout.fragments[i].role == FragmentRole::kControl && layout.fragments[i].twin == exchanged[number])
           fragments.push_back(i);
     }
-    SKERRY_ASSIGN(const Sizes sizes, sizes_of(layout, fragments, spec.exchange));
-    ++cost.lanes;
-    round.elements += sizes.elements;
-    round.up += sizes.up;
-    round.step += sizes.step;
-    round.whole += sizes.whole;
-    if (sizes.elements > largest.elements) largest = sizes;
+    SKERRY_ASSIGN(const Sizes one, sizes_of(layout, fragments, spec));
+    ++sizes.lanes;
+    sizes.round.elements += one.elements;
+    sizes.round.up += one.up;
+    sizes.round.step += one.step;
+    sizes.round.whole += one.whole;
+    if (one.elements > sizes.largest.elements) sizes.largest = one;
   }
-  cost.largest_lane = largest.elements;
-  SKERRY_ASSIGN(const Sizes all, sizes_of(layout, every, spec.exchange));
-  cost.join = all.whole;
+  SKERRY_ASSIGN(const Sizes all, sizes_of(layout, shared, spec));
+  sizes.join = all.whole;
+  return sizes;
+}
 
-  // Who takes part in an exchange, and what they fetch for it.
-  const auto nodes = static_cast<double>(given.nodes);
-  const auto lane_count = static_cast<double>(cost.lanes);
-  cost.cohort = cost.asynchronous ? spec.participation.buffer : cohort_target(spec.participation, given.nodes);
-  const auto cohort = static_cast<double>(cost.cohort);
-  const bool overlapped = spec.exchange.overlap > 0;
-  double reads = 0;  // a round, by a node at work
-  if (overlapped) {
-    reads = round.step;
-  } else if (cost.asynchronous) {
-    // Between two tasks of a node its others commit so many exchanges, which take the lanes in turn.
-    const double missed = nodes / cohort / lane_count;
-    reads = missed <= 1 ? round.step * missed : round.whole;
-  } else {
-    const double had = reads_each_version(spec, cohort / nodes);
-    reads = had * round.step + (1 - had) * round.whole;
+// A node that takes part in `share` of the exchanges, and every node where everybody evaluates, reads the version
+// before with this probability; otherwise the whole is fetched.
+double reads_each_version(const RunSpec& spec, double share) {
+  const double evaluates = spec.evaluation.every > 0 ? 1.0 / static_cast<double>(spec.evaluation.every) : 0;
+  return share + (1 - share) * evaluates;
+}
+
+// What a node at work fetches in a round.
+double read_in_round(const RunSpec& spec, const RunCost& cost, const RunSizes& sizes, double nodes) {
+  const double cohort = static_cast<double>(cost.cohort);
+  if (spec.exchange.overlap > 0) return sizes.round.step;
+  if (cost.asynchronous) {
+    // Between two tasks of a node the others commit so many exchanges, which take the lanes in turn.
+    const double missed = nodes / cohort / static_cast<double>(sizes.lanes);
+    return missed <= 1 ? sizes.round.step * missed : sizes.round.whole;
   }
-  cost.up_per_round = round.up;
-  cost.down_per_round = reads;
-  cost.up_at_once = largest.up;
-  cost.down_at_once = largest.step * (reads / round.step);
+  const double had = reads_each_version(spec, cohort / nodes);
+  return had * sizes.round.step + (1 - had) * sizes.round.whole;
+}
+
+void add_traffic(const RunSpec& spec, const RunSizes& sizes, double nodes, RunCost& cost) {
+  const double cohort = static_cast<double>(cost.cohort);
+  const double rounds = static_cast<double>(cost.rounds);
+  const bool all_evaluate = !cost.asynchronous && spec.exchange.overlap == 0;
+  const double readers = all_evaluate ? nodes * reads_each_version(spec, cohort / nodes) : cohort;
+  cost.join = sizes.join;
+  cost.up_per_round = sizes.round.up;
+  cost.down_per_round = read_in_round(spec, cost, sizes, nodes);
+  cost.up_at_once = sizes.largest.up;
+  cost.down_at_once = sizes.largest.step * cost.down_per_round / sizes.round.step;
   cost.coordinator_in = cohort * cost.up_per_round;
-  const double readers = cost.asynchronous || overlapped ? cohort : nodes * reads_each_version(spec, cohort / nodes);
   cost.coordinator_out = readers * cost.down_per_round;
-  const auto rounds = static_cast<double>(cost.rounds);
   cost.total_in = rounds * cost.coordinator_in;
   cost.total_out = rounds * cost.coordinator_out + nodes * cost.join;
+}
 
-  // Time: a node computes `steps`, sends its largest lane, and gets it back when all have sent it and it is reduced.
-  const double at_once = cost.asynchronous ? 1 : cohort;
-  const double up = cost.up_at_once, down = cost.down_at_once;
+// What each exchange takes whatever the links are.
+double fixed_seconds(const RunCost& cost, const PlanAssumptions& given) {
+  return kMessagesOfAnExchange * given.latency_seconds +
+         kFloat * static_cast<double>(cost.largest_lane) / given.reduce_rate;
+}
+
+// A node computes, sends its largest lane, and gets it back when all have sent it and it is reduced.
+void add_time(const PlanAssumptions& given, RunCost& cost) {
+  const double at_once = cost.asynchronous ? 1 : static_cast<double>(cost.cohort);
   const double compute = cost.steps * given.step_seconds;
-  cost.transfer_seconds = 8 * std::max(up / given.node.up, at_once * up / given.coordinator.down) +
-                          8 * std::max(down / given.node.down, at_once * down / given.coordinator.up) +
-                          kMessagesOfAnExchange * given.latency_seconds +
-                          kFloat * static_cast<double>(largest.elements) / given.reduce_rate;
+  const double slower_up = std::max(1 / given.node.up, at_once / given.coordinator.down);
+  const double slower_down = std::max(1 / given.node.down, at_once / given.coordinator.up);
+  cost.transfer_seconds =
+      8 * cost.up_at_once * slower_up + 8 * cost.down_at_once * slower_down + fixed_seconds(cost, given);
   cost.stall_seconds = std::max(0.0, cost.transfer_seconds - cost.overlap_steps * given.step_seconds);
   cost.utilisation = compute_utilisation(compute, cost.stall_seconds);
   const double task = compute + cost.stall_seconds;
-  cost.exchange_seconds = cost.asynchronous ? task * cohort / nodes : task;
-  cost.round_seconds = cost.exchange_seconds * lane_count;
-  cost.total_seconds = cost.round_seconds * rounds + 8 * cost.join / given.node.down;
+  const double nodes = static_cast<double>(given.nodes);
+  cost.exchange_seconds = cost.asynchronous ? task * static_cast<double>(cost.cohort) / nodes : task;
+  cost.round_seconds = cost.exchange_seconds * static_cast<double>(cost.lanes);
+  cost.total_seconds = cost.round_seconds * static_cast<double>(cost.rounds) + 8 * cost.join / given.node.down;
+}
 
-  // What is held. docs/scale.md says what each term is.
-  const auto parameters = static_cast<double>(cost.parameters);
-  const auto exchanged_bytes = kFloat * static_cast<double>(round.elements);
-  const double trained = kFloat * (parameters - frozen);
-  const double optimizer = inner_vectors(training) * trained;
-  const double emitted = overlapped ? kFloat * static_cast<double>(largest.elements) : 0;
-  const double feedback = spec.exchange.up_feedback > 0 ? kFloat * static_cast<double>(round.elements) : 0;
-  const double in_flight = overlapped ? 2 : 1;
-  cost.island_memory = kFloat * parameters + trained + optimizer + (trained + optimizer) + emitted;
+// What is held; docs/scale.md says what each term is. `kept` vectors as long as the model belong to a version.
+void add_holdings(const RunSpec& spec, const RunSizes& sizes, double kept, double nodes, RunCost& cost) {
+  const bool overlapped = spec.exchange.overlap > 0;
+  const double parameters = kFloat * static_cast<double>(cost.parameters);
+  const double exchanged = kFloat * static_cast<double>(sizes.round.elements);
+  const double lane = kFloat * static_cast<double>(sizes.largest.elements);
+  const double trained = parameters - sizes.frozen;
+  const double optimizer = inner_vectors(json::parse(spec.training_json)) * trained;
+  const double emitted = overlapped ? lane : 0;
+  const double in_flight = (overlapped ? 2 : 1) * sizes.largest.up;
   const double checkpoint = trained + optimizer + emitted;
-  cost.island_disk = 2 * all.whole + kFloat * static_cast<double>(largest.elements) + kFloat * personal +
-                     2 * checkpoint + in_flight * largest.up + feedback;
+  cost.island_memory = parameters + trained + optimizer + checkpoint;
+  cost.island_disk = 2 * sizes.join + lane + sizes.personal + 2 * checkpoint + in_flight +
+                     (spec.exchange.up_feedback > 0 ? exchanged : 0);
+
+  const double vectors = kept + (spec.exchange.down_feedback > 0 ? 1 : 0);
+  const double version = sizes.round.whole + (spec.exchange.down == "f32" ? 0 : sizes.round.step) + vectors * exchanged;
+  const double versions = 2 + (spec.evaluation.every > 0 ? 1 : 0) + lane / exchanged;  // the one being written
   cost.coordinator_memory = kCoordinatorBase + kCoordinatorPerNode * nodes;
-  const double states = static_cast<double>(outer.state_vectors.size() + rule.state_vectors.size()) * exchanged_bytes;
-  const double down_feedback = spec.exchange.down_feedback > 0 ? exchanged_bytes : 0;
-  const double version = round.whole + (spec.exchange.down == "f32" ? 0 : round.step) + states + down_feedback;
-  const double share_written = static_cast<double>(largest.elements) / static_cast<double>(round.elements);
-  const double best = spec.evaluation.every > 0 ? version : 0;
-  cost.coordinator_disk = (2 + share_written) * version + best + kFloat * frozen + in_flight * cohort * largest.up;
+  cost.coordinator_disk = versions * version + sizes.frozen + static_cast<double>(cost.cohort) * in_flight;
+}
+
+}  // namespace
+
+Result<RunCost> plan_run(const RunSpec& spec, const PlanAssumptions& given) {
+  SKERRY_TRY(check(given, spec));
+  SKERRY_ASSIGN(const ModelLayout layout, build_layout(json::parse(spec.model_json)));
+  SKERRY_ASSIGN(const RunSizes sizes, sizes_of_run(layout, spec.exchange));
+  SKERRY_ASSIGN(const OuterOptimizer outer, make_outer_optimizer(outer_part(spec)));
+  SKERRY_ASSIGN(const Rule rule, make_rule(aggregation_part(spec)));
+  const auto nodes = static_cast<double>(given.nodes);
+
+  RunCost cost;
+  cost.parameters = layout.parameters;
+  for (const FragmentLayout& fragment : layout.fragments)
+    if (fragment.role == FragmentRole::kExchanged) cost.exchanged += fragment.elements;
+  cost.lanes = sizes.lanes;
+  cost.largest_lane = sizes.largest.elements;
+  cost.rounds = spec.stop.rounds;
+  cost.steps = spec.training.steps > 0
+                   ? static_cast<double>(spec.training.steps)
+                   : std::ceil(spec.training.epochs * given.examples / static_cast<double>(spec.training.batch));
+  cost.overlap_steps = static_cast<double>(spec.exchange.overlap);
+  cost.asynchronous = spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  cost.cohort = cost.asynchronous ? spec.participation.buffer : cohort_target(spec.participation, given.nodes);
+  add_traffic(spec, sizes, nodes, cost);
+  add_time(given, cost);
+  add_holdings(spec, sizes, static_cast<double>(outer.state_vectors.size() + rule.state_vectors.size()), nodes, cost);
   return cost;
 }
 
@@ -214,8 +242,7 @@ std::vector<PlanRow> compare_methods(const RunCost& cost, const PlanAssumptions&
   const LinkLoad own = {.bits = 8 * (cost.up_at_once + cost.down_at_once),
                         .compute_seconds = cost.steps * given.step_seconds,
                         .hidden_seconds = cost.overlap_steps * given.step_seconds,
-                        .fixed_seconds = kMessagesOfAnExchange * given.latency_seconds +
-                                         kFloat * static_cast<double>(cost.largest_lane) / given.reduce_rate};
+                        .fixed_seconds = fixed_seconds(cost, given)};
   PlanRow& here = row("this run", own);
   here.utilisation = cost.utilisation;
   here.total_seconds = cost.total_seconds;

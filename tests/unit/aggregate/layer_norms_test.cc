@@ -29,7 +29,8 @@ TEST_CASE("tensors become layers by the last number of their names") {
 
 TEST_CASE("layers beyond the most that are told apart share norms with their neighbours") {
   std::vector<strategies::TensorRange> tensors;
-  for (std::uint64_t i = 0; i < 4 * kMaxNormLayers; ++i) tensors.push_back({"layers." + std::to_string(i) + ".weight", 3 * i, 3});
+  for (std::uint64_t i = 0; i < 4 * kMaxNormLayers; ++i)
+    tensors.push_back({"layers." + std::to_string(i) + ".weight", 3 * i, 3});
   const auto layers = layers_of(tensors);
   REQUIRE(layers.size() == kMaxNormLayers);
   CHECK(layers[1].name == "layers.4 to layers.7");
