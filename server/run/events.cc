@@ -229,7 +229,7 @@ void RunMachine::State::on(const UpdateInvalid& event, Instant now) {
   emit(Discard{event.task, event.node, event.reason});
   const Serial serial = task->serial;
   give_up(serial, event.reason, false, now);
-  if (asynchronous()) deliver_planned(node, serial);
+  answer_lost(node, serial);
 }
 
 void RunMachine::State::on(const TaskFailed& event, Instant now) {

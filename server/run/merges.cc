@@ -30,7 +30,7 @@ void RunMachine::State::plan_merges(Node& node, Task& task, const Exchange* exch
       continue;
     }
     // What is merged on arrival may not have come yet when the task ends, and is planned once more.
-    if (!spec.block && !merge.told) later.push_back(merge);
+    if (!spec.block && !merge.version) later.push_back(merge);
     merge.at_step = just_sent ? std::min(spec.overlap, task.inner_steps) : 0;
     task.merges.push_back(merge);
   }
@@ -84,26 +84,54 @@ bool RunMachine::State::is_over(const Merge& merge) const {
   return asynchronous() ? tasks.count(merge.exchange) == 0 : exchanges.count(merge.exchange) == 0;
 }
 
-void RunMachine::State::deliver(Node& node, const Merge& merge) {
+void RunMachine::State::deliver(Node& node, Merge merge) {
+  // Told again, an exchange is what it was the first time, as long as that version is kept.
+  const std::uint64_t current = versions[lanes[merge.lane].front()];
+  if (asynchronous() || !merge.version || *merge.version + 1 < current) merge.version = current;
   Deliver command{node.name, merge.exchange, {}};
   for (const auto fragment : lanes[merge.lane])
     command.versions.push_back(
-        {fragment, versions[fragment], std::exchange(node.last_read[fragment], versions[fragment])});
+        {fragment, *merge.version, std::exchange(node.last_read[fragment], *merge.version)});
   emit(std::move(command));
   for (auto& owed : node.owed)
-    if (owed.exchange == merge.exchange) owed.told = true;
+    if (owed.exchange == merge.exchange) owed.version = merge.version;
   touch(node);
+  for (const auto serial : node.train_tasks) {
+    for (auto& planned : tasks.at(serial).merges)
+      if (planned.exchange == merge.exchange) planned.version = merge.version;
+    touch(tasks.at(serial));
+  }
 }
 
 void RunMachine::State::deliver_known(const Task& task, bool again) {
-  for (const auto& merge : task.merges)
-    if (is_over(merge) && (again || !merge.told)) deliver(nodes.at(task.node), merge);
+  for (const Merge& merge : std::vector<Merge>(task.merges))
+    if (is_over(merge) && (again || !merge.version)) deliver(nodes.at(task.node), merge);
 }
 
 void RunMachine::State::deliver_planned(Node& node, std::uint64_t exchange) {
+  std::optional<Merge> answer;
   for (const auto serial : node.train_tasks)
     for (const auto& merge : tasks.at(serial).merges)
-      if (merge.exchange == exchange) return deliver(node, merge);
+      if (merge.exchange == exchange) answer = merge;
+  if (!answer) return;
+  // A later update that overtook this one was answered before: what is newer now goes into its place.
+  for (const auto serial : node.train_tasks)
+    for (const auto& merge : tasks.at(serial).merges)
+      if (merge.lane == answer->lane && merge.version && merge.exchange > answer->exchange) answer = merge;
+  deliver(node, *answer);
+}
+
+void RunMachine::State::answer_lost(Node& node, Serial serial) {
+  if (!overlapped() || !asynchronous()) return;
+  const auto lost = std::find_if(node.owed.begin(), node.owed.end(),
+                                 [serial](const Merge& merge) { return merge.exchange == serial; });
+  if (lost == node.owed.end()) return;
+  const bool earlier_waits = std::any_of(node.owed.begin(), lost, [&](const Merge& merge) {
+    return merge.lane == lost->lane && !merge.version;
+  });
+  if (!earlier_waits) return deliver_planned(node, serial);
+  node.owed.erase(lost);
+  touch(node);
 }
 
 void RunMachine::State::exchange_over(std::uint64_t number, Instant now) {

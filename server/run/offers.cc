@@ -96,7 +96,7 @@ void RunMachine::State::accept(Task& task, const UpdateStored& update, Instant n
       touch(node);
       const Serial serial = task.serial;
       end_task(serial, reason, false, now);
-      deliver_planned(node, serial);
+      answer_lost(node, serial);
       offer_work(node, now);
       return;
     }

@@ -75,7 +75,8 @@ static std::string core_row(const RunMachine::State& s, Instant now) {
 static json merges_row(const std::vector<RunMachine::State::Merge>& merges) {
   json rows = json::array();
   for (const auto& merge : merges)
-    rows.push_back({merge.exchange, merge.lane, merge.own, merge.told, merge.at_step});
+    rows.push_back({merge.exchange, merge.lane, merge.own, merge.version ? json(*merge.version) : json(nullptr),
+                    merge.at_step});
   return rows;
 }
 
@@ -217,10 +218,12 @@ static void load_core(RunMachine::State& s, const json& row, Instant now) {
 
 static std::vector<RunMachine::State::Merge> load_merges(const RunMachine::State& s, const json& rows) {
   std::vector<RunMachine::State::Merge> merges;
-  for (const json& row : rows)
-    merges.push_back({row.at(0).get<std::uint64_t>(), row.at(1).get<std::uint32_t>(), row.at(2).get<bool>(),
-                      row.at(3).get<bool>(), row.at(4).get<std::uint64_t>()});
-  for (const auto& merge : merges) (void)s.lanes.at(merge.lane);
+  for (const json& row : rows) {
+    merges.push_back({row.at(0).get<std::uint64_t>(), row.at(1).get<std::uint32_t>(), row.at(2).get<bool>(), {}, 0});
+    if (!row.at(3).is_null()) merges.back().version = row.at(3).get<std::uint64_t>();
+    merges.back().at_step = row.at(4).get<std::uint64_t>();
+    (void)s.lanes.at(merges.back().lane);
+  }
   return merges;
 }
 

@@ -30,9 +30,9 @@ struct RunMachine::State {
   struct Merge {
     std::uint64_t exchange = 0;  ///< as in MergeFragment
     std::uint32_t lane = 0;
-    bool own = true;            ///< the node had a task of it
-    bool told = false;          ///< a node owes it: its outcome was delivered
-    std::uint64_t at_step = 0;  ///< a task has it
+    bool own = true;                       ///< the node had a task of it
+    std::optional<std::uint64_t> version;  ///< of the lane, that the node was told came of it
+    std::uint64_t at_step = 0;             ///< a task has it
   };
 
   struct Node {
@@ -273,11 +273,14 @@ struct RunMachine::State {
   /// Before another update of the node is accepted into the exchange.
   void supersede(Node& node, const Exchange& exchange);
   bool is_over(const Merge& merge) const;
-  void deliver(Node& node, const Merge& merge);
+  void deliver(Node& node, Merge merge);
   /// What of this task's merges is over; unless `again`, only what its node has not been told yet.
   void deliver_known(const Task& task, bool again);
   /// `exchange`, which is over, where a task of the node merges it.
   void deliver_planned(Node& node, std::uint64_t exchange);
+  /// Asynchronous: the update of this task will never count. Its node merges the newest version instead, unless the answer to
+  /// an earlier one is still to come.
+  void answer_lost(Node& node, Serial serial);
   /// Synchronous: those who merge it are told, and the next one may be complete.
   void exchange_over(std::uint64_t number, Instant now);
 

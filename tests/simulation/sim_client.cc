@@ -11,7 +11,11 @@ SimClient::SimClient(World& world, SimCoordinator& coordinator, std::string name
       coordinator_(coordinator),
       name_(std::move(name)),
       examples_(10 + world.random.below(100)),
-      step_ms_(world.random.between(10, 400)) {}
+      step_ms_(world.random.between(10, 400)),
+      overlapped_(world, name_, step_ms_, [this](const client::Event& event) {
+        running_.clear();
+        handle(event);
+      }) {}
 
 void SimClient::boot() {
   if (up()) return;
@@ -29,6 +33,7 @@ void SimClient::crash() {
   if (!up()) return;
   world_.record(name_ + " crashes");
   machine_.reset();
+  overlapped_.end();
   bases_.clear();
   sent_.clear();
   running_.clear();
@@ -127,7 +132,7 @@ void SimClient::on(const client::JudgeRun& command) {
   answer.set_data_set("data");
   (*answer.mutable_examples())["train"] = examples_;
   (*answer.mutable_examples())["holdout"] = examples_ % 3 == 0 ? 0 : examples_ / 5;
-  later(1, client::RunJudged{answer});
+  later(1, client::RunJudged{.answer = answer, .overlapped = world_.shape.overlapped});
 }
 
 void SimClient::on(const client::StartTrainer& command) {
@@ -139,6 +144,7 @@ void SimClient::on(const client::StartTrainer& command) {
 
 void SimClient::on(const client::StopTrainer& command) {
   ++trainer_;
+  overlapped_.end();
   running_.clear();
   bases_.clear();
   later(world_.random.between(1, 500), client::TrainerExited{command.run_id, {Code::kCancelled, "stopped", true}});
@@ -147,6 +153,7 @@ void SimClient::on(const client::StopTrainer& command) {
 void SimClient::on(const client::TrainerRequest& command) {
   const auto& task = command.task;
   running_ = task.task_id();
+  if (world_.shape.overlapped && task.kind() == v1::TASK_TRAIN) return overlapped_.train(task);
   const std::uint64_t trainer = trainer_;
   const auto hear = [this, trainer, life = life_, id = task.task_id()](std::int64_t delay, client::Event event) {
     world_.after(delay, [this, trainer, life, id, event = std::move(event)] {
@@ -188,6 +195,7 @@ void SimClient::on(const client::TrainerRequest& command) {
 void SimClient::on(const client::CancelTask& command) {
   if (running_ != command.task_id) return;
   running_.clear();
+  overlapped_.cancel();
   later(world_.random.between(1, 200), client::TrainerCancelled{command.run_id, command.task_id});
 }
 
@@ -195,6 +203,21 @@ void SimClient::on(const client::Fetch& command) {
   if (world_.faults() && world_.random.chance(world_.shape.link_breaks))
     return later(500, client::FetchFailed{command.task.task_id(), unavailable("the download broke")});
   later(world_.random.between(1, 200), client::FetchDone{command.task.task_id()});
+}
+
+void SimClient::on(const client::FetchMerge& command) {
+  const auto& version = command.delivery.version();
+  const std::uint64_t exchange = command.delivery.exchange();
+  if (world_.faults() && world_.random.chance(world_.shape.link_breaks)) {
+    const Error error = world_.random.chance(0.7) ? unavailable("the download broke") : not_found("it was pruned");
+    return later(500, client::MergeFailed{command.delivery.run_id(), exchange, version.fragment(), error});
+  }
+  delivered_[{exchange, version.fragment()}] = version.version();
+  later(world_.random.between(1, 2000), client::MergeFetched{command.delivery.run_id(), exchange, version.fragment()});
+}
+
+void SimClient::on(const client::MergeFragment& command) {
+  overlapped_.hand(command.exchange, command.fragment, delivered_.at({command.exchange, command.fragment}));
 }
 
 void SimClient::on(const client::StoreUpdate& command) {
@@ -208,15 +231,16 @@ void SimClient::on(const client::StoreUpdate& command) {
   body.set_node(name_);
   body.set_kind(command.task.kind());
   body.set_exchange(command.task.exchange());
-  body.set_examples(command.result.examples);
+  const bool overlapped = world_.shape.overlapped && command.task.kind() == v1::TASK_TRAIN;
+  body.set_examples(overlapped ? examples_ : command.result.examples);
   body.set_steps(command.result.steps);
   for (const auto& fragment : command.task.write()) {
     const bool last = &fragment == &*command.task.write().rbegin();
     if (world_.shape.partial && !(last && body.fragments().empty()) && world_.random.chance(0.3)) continue;
     auto& item = *body.add_fragments();
     item.set_fragment(fragment);
-    item.set_base_version(bases_[fragment]);
-    if (!sent_.insert(fragment).second)
+    item.set_base_version(overlapped ? overlapped_.bases(command.task.task_id()).at(fragment) : bases_[fragment]);
+    if (!overlapped && !sent_.insert(fragment).second)
       world_.violation(name_ + " sends a change of " + fragment + " in task " + command.task.task_id() +
                        " that holds an earlier update's again");
   }

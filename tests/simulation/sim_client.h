@@ -8,6 +8,7 @@
 #include <string>
 
 #include "client/daemon/machine/client_machine.h"
+#include "tests/simulation/sim_trainer.h"
 #include "tests/simulation/simulation.h"
 
 namespace skerry::simulation {
@@ -45,6 +46,8 @@ class SimClient {
   void on(const client::TrainerRequest& command);
   void on(const client::CancelTask& command);
   void on(const client::Fetch& command);
+  void on(const client::FetchMerge& command);
+  void on(const client::MergeFragment& command);
   void on(const client::StoreUpdate& command);
   void on(const client::ForgetUpdate& command);
   void on(const client::WakeAt& command);
@@ -64,6 +67,8 @@ class SimClient {
   std::unique_ptr<client::ClientMachine> machine_;
   std::map<std::string, std::uint64_t> bases_;  ///< per fragment: the version the trainer's Δ is measured from
   std::set<std::string> sent_;                  ///< fragments whose change since their last read was sent
+  SimTrainer overlapped_;                       ///< of an overlapped run
+  std::map<std::pair<std::uint64_t, std::string>, std::uint64_t> delivered_;  ///< by exchange and fragment: versions
   std::uint64_t life_ = 0;
   std::uint64_t link_ = 0;  ///< 0: none
   std::uint64_t attempt_ = 0;

@@ -117,6 +117,10 @@ void SimCoordinator::check_task(const server::AssignTask& command) {
     if (read.version < *stored_[read.fragment].rbegin() && stored_[read.fragment].count(read.version) == 0)
       world_.violation("task " + command.task + " reads a version that is not stored any more");
   if (command.kind != server::TaskKind::kTrain) return;
+  std::size_t exchanged = 0;
+  for (const auto role : setup_.roles) exchanged += role == FragmentRole::kExchanged ? 1 : 0;
+  if (world_.shape.overlapped && command.after.empty() && command.read.size() < exchanged)
+    world_.violation("task " + command.task + " neither reads all nor goes on from another");
   const std::uint64_t least =
       participation.work == ParticipationSpec::Work::kEqual ? setup_.spec.training.steps : participation.minimum_steps;
   if (command.steps < least || command.steps > setup_.spec.training.steps)
@@ -137,7 +141,18 @@ void SimCoordinator::on(const server::AssignTask& command) {
   task.set_kind(command.kind == server::TaskKind::kTrain ? v1::TASK_TRAIN : v1::TASK_EVALUATE);
   task.set_exchange(command.exchange);
   task.set_round(command.round);
+  for (const auto& merge : command.merge) {
+    auto& plan = *task.add_merge();
+    plan.set_fragment(setup_.fragments[merge.fragment]);
+    plan.set_exchange(merge.exchange);
+    plan.set_at_step(merge.at_step);
+    plan.set_rule(merge.rule);
+    plan.set_alpha(merge.alpha);
+    plan.set_block(merge.block);
+  }
+  task.set_after(command.after);
   for (const auto& read : command.read) {
+    told_[command.node][read.fragment].insert(read.version);
     auto& item = *task.add_read();
     item.set_fragment(setup_.fragments[read.fragment]);
     item.set_version(read.version);
@@ -159,8 +174,27 @@ void SimCoordinator::on(const server::AssignTask& command) {
   });
 }
 
-void SimCoordinator::on(const server::Deliver& command) {
+void SimCoordinator::check_delivery(const server::Deliver& command) {
+  const bool asynchronous = setup_.spec.participation.mode == ParticipationSpec::Mode::kAsynchronous;
+  const auto made = made_.find(command.exchange);
+  if (!asynchronous && made == made_.end())
+    return world_.violation("exchange " + std::to_string(command.exchange) + " is delivered before it is over");
+  // What the exchange made; a node that was away gets what is there instead.
   for (const auto& read : command.versions) {
+    const std::uint64_t current = machine_->versions()[read.fragment];
+    const std::uint64_t least = asynchronous ? 0 : made->second.at(read.fragment);
+    if (read.version < least || read.version > current)
+      world_.violation("exchange " + std::to_string(command.exchange) + " is delivered as version " +
+                       std::to_string(read.version) + " of fragment " + std::to_string(read.fragment));
+    if (read.version + 1 < current && stored_[read.fragment].count(read.version) == 0)
+      world_.violation("exchange " + std::to_string(command.exchange) + " is delivered as a version that is not stored");
+  }
+}
+
+void SimCoordinator::on(const server::Deliver& command) {
+  check_delivery(command);
+  for (const auto& read : command.versions) {
+    told_[command.node][read.fragment].insert(read.version);
     v1::ToNode message;
     auto& delivery = *message.mutable_delivery();
     delivery.set_run_id(setup_.run_id);
@@ -284,8 +318,10 @@ void SimCoordinator::on(const server::Reduce& command) {
 void SimCoordinator::on(const server::Count& command) {
   const auto contents = reductions_.find(command.exchange);
   if (contents == reductions_.end()) return world_.violation("an exchange is counted that was not reduced");
-  for (std::size_t i = 0; i < command.fragments.size(); ++i)
+  for (std::size_t i = 0; i < command.fragments.size(); ++i) {
     contents_[command.fragments[i].fragment].push_back(contents->second[i]);
+    made_[command.exchange][command.fragments[i].fragment] = command.fragments[i].new_version;
+  }
   batch_.durable.push_back([this, command, values = contents->second] {
     for (std::size_t i = 0; i < command.fragments.size(); ++i) {
       auto& versions = released_[command.fragments[i].fragment];
@@ -317,6 +353,9 @@ void SimCoordinator::on(const server::Count& command) {
 
 void SimCoordinator::on(const server::Void& command) {
   batch_.durable.push_back([this] { ++voids_; });
+  const auto now = machine_->versions();
+  for (std::size_t fragment = 0; fragment < now.size(); ++fragment)
+    made_[command.exchange][static_cast<server::FragmentIndex>(fragment)] = now[fragment];
   if (setup_.spec.participation.minimum_completion == 0)
     world_.violation("exchange " + std::to_string(command.exchange) + " is void in a run that has no void exchanges");
 }
@@ -415,6 +454,16 @@ void SimCoordinator::received(const std::string& node, std::uint64_t link, const
       for (const auto& fragment : body.fragments())
         for (server::FragmentIndex index = 0; index < setup_.fragments.size(); ++index)
           if (setup_.fragments[index] == fragment.fragment()) event.base_versions[index] = fragment.base_version();
+      if (world_.shape.overlapped)
+        for (const auto& [fragment, version] : event.base_versions)
+          if (told_[node][fragment].count(version) == 0)
+            world_.violation("task " + event.task + " is measured from version " + std::to_string(version) +
+                             ", which its node was not given");
+      if (world_.faults() && world_.shape.drops > 0 && decided_.count(event.task) == 0 &&
+          accepted_.count(event.task) == 0 && world_.random.chance(world_.shape.drops)) {
+        handle(server::UpdateInvalid{event.task, node, "its values are not finite"});
+        break;
+      }
       offers_[event.task] = event;
       handle(std::move(event));
       break;

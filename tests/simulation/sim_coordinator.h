@@ -85,6 +85,7 @@ class SimCoordinator {
                const std::string& reason);
   void send(const std::string& node, v1::ToNode message);
   void check_task(const server::AssignTask& command);
+  void check_delivery(const server::Deliver& command);
   bool repeated(const std::string& task) { return !given_.insert(task).second; }
   server::Instant clock() const { return world_.now() - boot_offset_; }
 
@@ -100,6 +101,8 @@ class SimCoordinator {
   std::set<std::string> given_;                       ///< tasks that were given out once
   std::uint64_t voids_ = 0;
   std::map<std::string, std::uint64_t> last_turn_;  ///< by node: the exchange of its last accepted update
+  std::map<std::uint64_t, std::map<server::FragmentIndex, std::uint64_t>> made_;  ///< by exchange that is over
+  std::map<std::string, std::map<server::FragmentIndex, std::set<std::uint64_t>>> told_;  ///< by node: versions
   std::map<std::uint64_t, std::string> asked_;      ///< by exchange: the arguments of its reduction
   std::vector<std::set<std::uint64_t>> stored_;     ///< by fragment: versions that are not pruned
   std::optional<std::string> outcome_;

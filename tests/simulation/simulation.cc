@@ -60,6 +60,58 @@ std::string draw_synchronous(Random& random, const Shape& shape) {
   return toml + line("quorum", quorum);
 }
 
+/// What every history may have: deadlines, evaluations, rounds, faults.
+void draw_rest(Random& random, Shape& shape) {
+  shape.toml += "deadline_s = " + std::to_string(random.between(10, 120)) +
+                "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
+  shape.toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) +
+                "\nminimum = " + std::to_string(random.between(1, 2)) +
+                "\ndeadline_s = " + std::to_string(random.between(5, 60)) + "\n";
+  shape.toml += "[stop]\nrounds = " + std::to_string(random.between(1, 4)) + "\n";
+
+  shape.faults_end_ms = random.between(0, 180) * 1000;
+  shape.link_breaks = random.chance(0.7) ? 0.02 : 0;
+  shape.duplicates = random.chance(0.5) ? 0.2 : 0;
+  shape.trainer_failures = random.chance(0.5) ? 0.1 : 0;
+  shape.reduce_failures = random.chance(0.3) ? 0.2 : 0;
+  shape.coordinator_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 4)) : 0;
+  shape.client_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 6)) : 0;
+  shape.pauses = random.chance(0.3) ? static_cast<int>(random.between(1, 3)) : 0;
+  shape.stops = random.chance(0.1);
+}
+
+/// Nodes that train on, in rounds or each on its own clock.
+Shape draw_overlapped(Random& random) {
+  Shape shape;
+  shape.overlapped = true;
+  shape.clients = static_cast<int>(random.between(1, 6));
+  shape.staggered = random.chance(0.5);
+  shape.fragments = static_cast<int>(random.between(shape.staggered ? 2 : 1, 3));
+  shape.frozen = random.chance(0.15);
+  shape.partial = random.chance(0.2);
+  const bool asynchronous = random.chance(0.4);
+  std::string& toml = shape.toml;
+  toml += "[exchange]\n" + line("overlap", random.chance(0.3) ? 20 : random.between(1, 19));
+  const char* rules[] = {"lerp", "replace", "eager"};
+  toml += "merge = \"" + std::string(rules[random.below(3)]) + "\"\n";
+  if (asynchronous || random.chance(0.4)) toml += "on_late = \"on_arrival\"\n";
+  toml += "[participation]\n";
+  if (asynchronous) {
+    toml += "mode = \"asynchronous\"\n" + line("maximum_staleness", random.between(0, 5)) +
+            line("buffer", random.between(1, 4));
+    if (random.chance(0.3)) toml += "work = \"dylu\"\n" + line("minimum_steps", random.between(1, 20));
+  } else {
+    toml += line("quorum", random.between(1, shape.clients));
+    if (random.chance(0.3)) toml += "minimum_completion = 0." + std::to_string(random.between(1, 9)) + "\n";
+  }
+  toml += line("grace_s", random.between(-1, 3));
+  if (random.chance(0.4)) toml += "grace = \"adaptive\"\ngrace_safety = " + std::to_string(random.between(1, 3)) + "\n";
+  if (random.chance(0.15)) toml += "required_nodes = [\"n0\"]\n";
+  shape.drops = random.chance(0.3) ? 0.3 : 0;
+  draw_rest(random, shape);
+  return shape;
+}
+
 Shape draw_shape(Random& random) {
   Shape shape;
   shape.clients = static_cast<int>(random.between(1, 6));
@@ -72,22 +124,7 @@ Shape draw_shape(Random& random) {
   const bool asynchronous = random.chance(0.35);
   std::string& toml = shape.toml;
   toml += "[participation]\n" + (asynchronous ? draw_asynchronous(random, shape) : draw_synchronous(random, shape));
-  toml += "deadline_s = " + std::to_string(random.between(10, 120)) +
-          "\nreconnect_s = " + std::to_string(random.between(0, 20)) + "\n";
-  toml += "[evaluation]\nevery = " + std::to_string(random.between(0, 2)) +
-          "\nminimum = " + std::to_string(random.between(1, 2)) +
-          "\ndeadline_s = " + std::to_string(random.between(5, 60)) + "\n";
-  toml += "[stop]\nrounds = " + std::to_string(random.between(1, 4)) + "\n";
-
-  shape.faults_end_ms = random.between(0, 180) * 1000;
-  shape.link_breaks = random.chance(0.7) ? 0.02 : 0;
-  shape.duplicates = random.chance(0.5) ? 0.2 : 0;
-  shape.trainer_failures = random.chance(0.5) ? 0.1 : 0;
-  shape.reduce_failures = random.chance(0.3) ? 0.2 : 0;
-  shape.coordinator_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 4)) : 0;
-  shape.client_crashes = random.chance(0.6) ? static_cast<int>(random.between(1, 6)) : 0;
-  shape.pauses = random.chance(0.3) ? static_cast<int>(random.between(1, 3)) : 0;
-  shape.stops = random.chance(0.1);
+  draw_rest(random, shape);
   return shape;
 }
 
@@ -171,7 +208,7 @@ std::string describe(const Shape& shape) {
 Outcome simulate(std::uint64_t seed, bool trace) {
   World world(seed);
   world.trace = trace;
-  world.shape = draw_shape(world.random);
+  world.shape = seed >= kFirstOverlapped ? draw_overlapped(world.random) : draw_shape(world.random);
   world.faults_end = world.shape.faults_end_ms;
   if (trace) world.record(describe(world.shape));
   SimCoordinator coordinator(world, setup_of(world.shape));

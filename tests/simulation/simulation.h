@@ -43,10 +43,12 @@ struct Shape {
   bool frozen = false;   ///< with a fragment that no task writes
   bool partial = false;  ///< updates may carry some of their fragments
   bool rebased = false;  ///< the rule needs what updates were measured against
+  bool overlapped = false;  ///< nodes train on while their updates travel
   std::string toml;  ///< the sections that differ between histories
   std::int64_t faults_end_ms = 0;
   double link_breaks = 0;       ///< chance for each message
   double duplicates = 0;        ///< chance for each update
+  double drops = 0;             ///< chance for each update that it arrives in a state in which it cannot count
   double trainer_failures = 0;  ///< chance for each task
   double reduce_failures = 0;
   int coordinator_crashes = 0;
@@ -118,6 +120,9 @@ class World {
   std::int64_t now_ = 0;
   std::uint64_t serial_ = 0;
 };
+
+/// Seeds from here on draw overlapped runs.
+constexpr std::uint64_t kFirstOverlapped = 1000000000;
 
 /// Runs the history of a seed to its end. With `trace` it is told on stderr.
 Outcome simulate(std::uint64_t seed, bool trace = false);
