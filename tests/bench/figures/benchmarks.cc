@@ -45,6 +45,8 @@ std::vector<Benchmark> benchmarks() {
       {"large_round_memory", false, large_round_memory},
       {"cargo_tls", false, cargo_tls},
       {"cargo_durable", false, cargo_durable},
+      {"utilisation", false, utilisation},
+      {"wire_bytes", false, wire_bytes},
       {"idle", false, idle},
       {"clean_build", true, clean_build},
   };

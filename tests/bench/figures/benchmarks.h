@@ -41,6 +41,9 @@ Figures cargo_durable(BenchmarkContext& context);
 // machine.cc
 Figures idle(BenchmarkContext& context);
 Figures clean_build(BenchmarkContext& context);
+// links.cc
+Figures utilisation(BenchmarkContext& context);
+Figures wire_bytes(BenchmarkContext& context);
 // aggregate.cc
 Figures aggregation(BenchmarkContext& context, const std::string& row);
 

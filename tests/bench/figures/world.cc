@@ -66,7 +66,7 @@ std::string policy_text(const std::string& fingerprint, const std::string& train
          "architectures = [\"linear\", \"mlp\", \"transformer\"]\n"
          "max_parameters = 1_000_000_000\n"
          "metrics = [\"*\"]\n"
-         "encodings = [\"f32\", \"bf16\"]\n"
+         "encodings = [\"f32\", \"bf16\", \"f16\", \"int8\", \"int8_block\", \"int4\", \"e3m0\", \"topk2\", \"sign\"]\n"
          "error_messages = \"full\"\n"
          "[[data]]\n"
          "set = \"rows\"\n"
@@ -91,7 +91,8 @@ Result<std::string> fingerprint_of(const std::string& ca_pem) {
 Result<std::unique_ptr<World>> World::create(WorldOptions options) {
   SKERRY_TRY(make_directories(options.directory));
   std::unique_ptr<World> world(new World(std::move(options)));
-  const std::string address = "127.0.0.1:" + std::to_string(test::free_port());
+  world->port_ = test::free_port();
+  const std::string address = "127.0.0.1:" + std::to_string(world->port_);
   SKERRY_TRY(run_to_end({world->options_.programs + "/skerry-server", "init", "--home", world->server_home(), "--federation", "bench",
                          "--address", address, "--listen", "127.0.0.1"}));
   return world;
@@ -180,6 +181,15 @@ Result<double> World::start_daemon(unsigned index) {
   daemons_.push_back(std::move(child));
   test::Child& daemon = daemons_.back();
   return seconds_until(start, daemon, "the daemon", [&] { return daemon.log().find("connected to") != std::string::npos; });
+}
+
+Result<void> World::route_holder(unsigned index, int port) const {
+  const std::string path = holder_home(index) + "/profile.json";
+  SKERRY_ASSIGN(const std::string text, read_file(path, 1u << 16));
+  nlohmann::json profile = nlohmann::json::parse(text, nullptr, false);
+  if (!profile.is_object()) return internal_error(path + " is not understood");
+  profile["address"] = "127.0.0.1:" + std::to_string(port);
+  return write_file_atomic(path, profile.dump(2) + "\n", 0600);
 }
 
 void World::stop_daemons() {

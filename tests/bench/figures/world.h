@@ -53,6 +53,11 @@ class World {
 
   /// Joins holders with a small CSV data set each (99 features, 10 classes) who allow everything, unless they have joined before.
   Result<void> make_holders(unsigned count);
+  /// Where holder `index` has its certificates, and its data in rows.csv.
+  std::string holder_home(unsigned index) const { return options_.directory + "/holder-" + std::to_string(index); }
+  /// Has its daemon dial another port of this machine from now on: a line on the way to the coordinator.
+  Result<void> route_holder(unsigned index, int port) const;
+  int coordinator_port() const { return port_; }
   /// Starts the daemon of holder `index`; the seconds until its session stands.
   Result<double> start_daemon(unsigned index);
   void stop_daemons();
@@ -60,9 +65,9 @@ class World {
 
  private:
   explicit World(WorldOptions options) : options_(std::move(options)) {}
-  std::string holder_home(unsigned index) const { return options_.directory + "/holder-" + std::to_string(index); }
 
   WorldOptions options_;
+  int port_ = 0;
   std::unique_ptr<test::Child> coordinator_;
   std::vector<test::Child> daemons_;
 };
