@@ -338,11 +338,12 @@ Result<double> Island::step(Engine& engine, const Batch& batch, double rate) {
 }
 
 Error Island::explain(Error error) {
+  const std::int64_t deadline = now_ms() + 500;  // what a process says in the end comes at once
   for (std::size_t i = 0; i < workers_.size(); ++i) {
     const std::string who = "the island's worker of rank " + std::to_string(i + 1) + " ";
     if (!workers_[i].link) continue;
     for (;;) {
-      auto frame = workers_[i].link->receive(200);
+      auto frame = workers_[i].link->receive(std::max<std::int64_t>(deadline - now_ms(), 0));
       if (frame.ok() && frame->kind == FrameKind::kError) return unavailable(who + "failed: " + frame->payload);
       if (frame.ok()) continue;  // a loss of a step that came to nothing
       if (frame.error().code == Code::kUnavailable) return unavailable(who + "is gone; the task can be done again once it is back");

@@ -1,4 +1,5 @@
-// Sums and copies of vectors between the processes of an island, by c10d: Gloo on CPUs. LibTorch stays behind this.
+// Sums and copies of vectors between the processes of an island, by c10d: Gloo, or NCCL where it was built with NCCL
+// and there are GPUs (then every process needs one of its own). LibTorch stays behind this.
 #pragma once
 
 #include <cstdint>
