@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
 
 namespace skerry::trainer {
@@ -156,6 +157,67 @@ Stages mpt(const json& model, const Tensors& t, bool bf16) {
   return stages;
 }
 
+// Rotary embedding as one pass over memory on a CPU: as a dozen operations on rows of half a head it takes several times
+// as long. The bits are theirs.
+class HeadRotation : public torch::autograd::Function<HeadRotation> {
+ public:
+  // [rows, length, heads, size] → [rows, heads, length, size]
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& table) {
+    context->save_for_backward({table});
+    at::Tensor y = at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options().requires_grad(false));
+    for_each_head(x.size(0), x.size(1), x.size(2), x.size(3), table,
+                  [from = x.data_ptr<float>(), to = y.data_ptr<float>()](std::int64_t at, std::int64_t moved,
+                                                                         std::int64_t half, const float* cosine,
+                                                                         const float* sine) {
+                    turn(from + at, cosine, sine, 1.0f, half, to + moved);
+                  });
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list slopes) {
+    const at::Tensor slope = slopes[0].contiguous();
+    at::Tensor x = at::empty({slope.size(0), slope.size(2), slope.size(1), slope.size(3)}, slope.options());
+    for_each_head(slope.size(0), slope.size(2), slope.size(1), slope.size(3), context->get_saved_variables()[0],
+                  [from = slope.data_ptr<float>(), to = x.data_ptr<float>()](std::int64_t at, std::int64_t moved,
+                                                                             std::int64_t half, const float* cosine,
+                                                                             const float* sine) {
+                    turn(from + moved, cosine, sine, -1.0f, half, to + at);
+                  });
+    return {x, at::Tensor()};
+  }
+
+ private:
+  // (a, b) → (a cos ∓ b sin, b cos ± a sin)
+  static void turn(const float* __restrict from, const float* __restrict cosine, const float* __restrict sine,
+                   float sign, std::int64_t half, float* __restrict to) {
+    for (std::int64_t j = 0; j < half; ++j) {
+      const float a = from[j];
+      const float b = from[half + j];
+      const float s = sign * sine[j];
+      to[j] = a * cosine[j] - b * s;
+      to[half + j] = b * cosine[j] + a * s;
+    }
+  }
+
+  // Each head of each position: where it begins in [rows, length, heads, size] and in [rows, heads, length, size].
+  template <typename Body>
+  static void for_each_head(std::int64_t rows, std::int64_t length, std::int64_t heads, std::int64_t size,
+                            const at::Tensor& table, const Body& body) {
+    const std::int64_t half = size / 2;
+    const float* cosine = table.data_ptr<float>();
+    const float* sine = cosine + table.size(1) * half;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t p = 0; p < length; ++p) {
+        for (std::int64_t head = 0; head < heads; ++head) {
+          body(((row * length + p) * heads + head) * size, ((row * heads + head) * length + p) * size, half,
+               cosine + p * half, sine + p * half);
+        }
+      }
+    }
+  }
+};
+
 // −slope · distance for every head, query and key: [heads, length, read].
 at::Tensor alibi_bias(const at::Tensor& slopes, std::int64_t length, std::int64_t read) {
   const at::Tensor keys = at::arange(read, slopes.options());
@@ -208,6 +270,7 @@ at::Tensor rotary_table(std::int64_t length, std::int64_t size, double theta) {
 }
 
 at::Tensor rotate_heads(const at::Tensor& x, const at::Tensor& table) {
+  if (x.is_cpu() && x.scalar_type() == at::kFloat) return HeadRotation::apply(x.contiguous(), table.contiguous());
   const std::int64_t half = x.size(3) / 2;
   const at::Tensor moved = x.transpose(1, 2);
   const at::Tensor a = moved.slice(3, 0, half);
@@ -241,19 +304,19 @@ at::Tensor causal_attention(const at::Tensor& queries, const at::Tensor& keys, c
   const std::int64_t kv_heads = keys.size(1);
   const std::int64_t read = keys.size(2);
 #if TORCH_VERSION_MAJOR >= 2
-  const bool plain = !slopes.defined() && read == length;
-  c10::optional<at::Tensor> mask;
-  if (!plain) {
-    const at::Tensor bias =
-        slopes.defined() ? alibi_bias(slopes, length, read) : at::zeros({length, read}, queries.options().dtype(at::kFloat));
-    mask = bias.masked_fill(future_of(queries, length, read), -INFINITY).to(queries.scalar_type());
-  }
   const auto each_head = [&](const at::Tensor& x) {
     return heads == kv_heads ? x : x.repeat_interleave(heads / kv_heads, 1);
   };
-  return at::scaled_dot_product_attention(queries, each_head(keys), each_head(values), mask, 0.0, plain)
-      .transpose(1, 2)
-      .reshape({rows, length, heads * size});
+  const auto attention = [&] {
+    if (!slopes.defined() && read == length) {
+      return at::scaled_dot_product_attention(queries, each_head(keys), each_head(values), {}, 0.0, true);
+    }
+    const at::Tensor bias = slopes.defined() ? alibi_bias(slopes, length, read)
+                                             : at::zeros({length, read}, queries.options().dtype(at::kFloat));
+    const at::Tensor mask = bias.masked_fill(future_of(queries, length, read), -INFINITY).to(queries.scalar_type());
+    return at::scaled_dot_product_attention(queries, each_head(keys), each_head(values), mask);
+  };
+  return attention().transpose(1, 2).reshape({rows, length, heads * size});
 #else
   // The query heads that share a key head stand one under the other, so that each key head is one product.
   const std::int64_t tall = heads / kv_heads * length;

@@ -78,6 +78,7 @@ class TorchEngine final : public Engine {
     at::set_num_threads(replicate ? 1 : options.threads);
     use_blas_threads(replicate ? 1 : options.threads);
     at::globalContext().setDeterministicAlgorithms(true, true);
+    if (device_.is_cuda()) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);  // what cuBLAS repeats its bits with
     keep_memory();
     staged_ = options.staged || !device_.is_cpu();
     working_ = staged_ ? at::zeros(parameters_.sizes(), at::device(device_).dtype(at::kFloat)) : parameters_;
@@ -462,6 +463,12 @@ std::vector<std::uint64_t> fragment_offsets(const ModelLayout& layout) {
     if (layout.fragments[i].role == FragmentRole::kControl) offsets[i] = offsets[layout.fragments[i].twin];
   }
   return offsets;
+}
+
+double peak_operations() {
+  const char* named = std::getenv("SKERRY_PEAK_TFLOPS");
+  const double value = named == nullptr ? 0 : std::strtod(named, nullptr);
+  return value > 0 ? value * 1e12 : 0;
 }
 
 EngineOptions engine_options(const TrainingOptions& training, int threads) {

@@ -88,6 +88,10 @@ class Engine {
   virtual double operations() const = 0;
 };
 
+/// What the device does at most, in floating-point operations a second: SKERRY_PEAK_TFLOPS · 10¹²; 0 where that is unset
+/// or no number above 0.
+double peak_operations();
+
 /// Where each fragment begins in Engine::parameters(), in elements, in the order of layout.fragments: the exchanged
 /// ones, then the personal one, then the frozen one, so that what is trained is one piece. For a control fragment,
 /// which is no part of the model: where its twin begins.

@@ -39,6 +39,8 @@ struct Session::Training {
   ExampleOrder order;
   TaskProgress progress = {};
   double latest_loss = 0;
+  double step_seconds = 0;  // of this process's steps, and the tokens trained on in them
+  std::uint64_t step_tokens = 0;
   Clock::time_point reported = Clock::now();
   Batch batch = {};
 };
@@ -203,6 +205,7 @@ Result<void> Session::one_step(Training& training) {
   TaskProgress& progress = training.progress;
   const std::uint64_t left = training.examples - progress.outcome.examples;
   SKERRY_TRY(fill_batch(training, std::min(open_->training.batch, left)));
+  const Clock::time_point began = Clock::now();
   const double rate = learning_rate_at(open_->training.schedule, training.request.first_step + progress.step);
   SKERRY_ASSIGN(const double loss,
                 island_ == nullptr ? open_->engine->compute_gradient(training.batch)
@@ -218,6 +221,8 @@ Result<void> Session::one_step(Training& training) {
   progress.outcome.tokens += training.batch.counted;
   progress.loss_sum += loss * terms_of(training.batch.rows, training.batch.counted);
   training.latest_loss = loss;
+  training.step_seconds += std::chrono::duration<double>(Clock::now() - began).count();
+  training.step_tokens += training.batch.counted;
   return {};
 }
 
@@ -309,6 +314,12 @@ Result<void> Session::finish(Training& training) {
   open_->state->end_task(training.request.task);
   for (const auto& [fragment, path] : training.request.write) SKERRY_TRY(give(fragment, path));
   progress.outcome.metrics["train_loss"] = progress.loss_sum / terms_of(progress.outcome.examples, progress.outcome.tokens);
+  if (!take_fragment_ && training.step_tokens != 0) {  // a simulation's results repeat, speeds do not
+    const double speed = static_cast<double>(training.step_tokens) / training.step_seconds;
+    progress.outcome.metrics["tokens_per_second"] = speed;
+    if (const double peak = peak_operations(); peak > 0)
+      progress.outcome.metrics["peak_share"] = speed * open_->engine->operations() / peak;
+  }
   if (training.request.checkpoint) SKERRY_TRY(open_->state->write(state_path(kBoundary), progress));
   open_->checkpointed = Clock::now();
   channel_.send(trained_line(training.request.task, progress.outcome));

@@ -49,7 +49,8 @@ Code code_of(std::string_view name) {
 
 // The numerical libraries of trainers must not spin while they wait for the next task.
 std::vector<std::string> trainer_environment() {
-  auto environment = pick_environment({"PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"});
+  auto environment = pick_environment({"PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SKERRY_DEVICE",
+                                       "SKERRY_PEAK_TFLOPS"});
   for (const char* setting : {"OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=0", "OPENBLAS_THREAD_TIMEOUT=4", "OPENBLAS_NUM_THREADS=1",
                               "PYTHONUNBUFFERED=1", "HOME=/tmp"})
     environment.emplace_back(setting);
