@@ -42,6 +42,14 @@ v1::RunDetail RunHost::detail() const {
     state.set_quorum(fragment.quorum);
     state.set_outstanding(fragment.outstanding);
   }
+  for (const ExchangeView& exchange : view.exchanges) {
+    v1::OpenExchange& open = *detail.add_exchanges();
+    open.set_exchange(exchange.exchange);
+    for (const std::string& fragment : exchange.fragments) open.add_fragments(fragment);
+    open.set_state(exchange.state);
+    open.set_accepted(exchange.accepted);
+    open.set_outstanding(exchange.outstanding);
+  }
   for (const NodeView& node : view.nodes) {
     v1::Participant& participant = *detail.add_participants();
     participant.set_node(node.node);

@@ -59,6 +59,16 @@ void print_summary(const v1::RunDetail& detail) {
                    std::to_string(state.accepted()), std::to_string(state.quorum()),
                    std::to_string(state.outstanding())});
   std::printf("%s\n", fragments.text().c_str());
+  if (detail.exchanges_size() > 1) {
+    Table open({"EXCHANGE", "FRAGMENTS", "STATE", "ACCEPTED", "OUTSTANDING"});
+    for (const v1::OpenExchange& exchange : detail.exchanges()) {
+      std::string names;
+      for (const std::string& name : exchange.fragments()) names += (names.empty() ? "" : " ") + name;
+      open.add({std::to_string(exchange.exchange()), names, exchange.state(), std::to_string(exchange.accepted()),
+                std::to_string(exchange.outstanding())});
+    }
+    std::printf("%s\n", open.text().c_str());
+  }
   Table nodes({"NODE", "STATE", "STEP", "LOSS", "EXAMPLES", "COUNTED", "DISCARDED", "DETAIL"});
   for (const v1::Participant& node : detail.participants())
     nodes.add({node.node(), node.state(),

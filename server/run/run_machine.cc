@@ -110,6 +110,14 @@ RunView RunMachine::view() const {
     return std::find(names.begin(), names.end(), a.fragment) < std::find(names.begin(), names.end(), b.fragment);
   });
 
+  for (const auto& [number, exchange] : state.exchanges) {
+    const bool in_line = !state.asynchronous() && number != state.exchanges.begin()->first;
+    ExchangeView of{number, {}, exchange.reducing ? "reducing" : in_line ? "in line" : "collecting"};
+    for (const auto fragment : state.lanes[exchange.lane]) of.fragments.push_back(state.setup.fragments[fragment]);
+    of.accepted = static_cast<std::uint32_t>(exchange.accepted.size());
+    of.outstanding = static_cast<std::uint32_t>(exchange.outstanding.size());
+    view.exchanges.push_back(std::move(of));
+  }
   for (const auto& [name, node] : state.nodes) {
     NodeView of;
     of.node = name;

@@ -329,6 +329,15 @@ struct FragmentView {
   std::uint32_t outstanding = 0;
 };
 
+/// An exchange that is open. One that waits for an older one has its place in the line, and its clock does not run yet.
+struct ExchangeView {
+  std::uint64_t exchange = 0;
+  std::vector<std::string> fragments;
+  std::string state;  ///< "collecting", "reducing", "in line"
+  std::uint32_t accepted = 0;
+  std::uint32_t outstanding = 0;  ///< synchronous
+};
+
 struct NodeView {
   std::string node;
   std::string state;   ///< "training", "evaluating", "waiting", "paused", "offline"
@@ -348,7 +357,8 @@ struct RunView : RunStatus {
   std::uint64_t round = 0;   ///< exchanges of the slowest fragment, void ones too
   std::uint64_t rounds = 0;  ///< planned
   std::vector<FragmentView> fragments;
-  std::vector<NodeView> nodes;  ///< by name
+  std::vector<ExchangeView> exchanges;  ///< by number
+  std::vector<NodeView> nodes;          ///< by name
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
 // Nodes that train on while their updates travel.
+#include <algorithm>
+
 #include "tests/unit/run/world.h"
 
 using namespace skerry;
@@ -135,6 +137,13 @@ TEST_CASE("the older of two open exchanges is committed first, whichever is comp
   offer(world, a1, 0);
   offer(world, a2, 0);
   CHECK(all<Reduce>(offer(world, b2, 0)).empty());
+  const auto view = world.machine.view();
+  REQUIRE(view.exchanges.size() == 2);
+  CHECK(view.exchanges[0].state == "collecting");
+  CHECK(view.exchanges[0].outstanding == 1);
+  CHECK(view.exchanges[1].state == "in line");
+  CHECK(view.exchanges[1].accepted == 2);
+  CHECK(view.fragments[0].exchange == 1);
   CHECK(only<Reduce>(offer(world, b1, 0)).exchange == 1);
   CHECK(only<Reduce>(world.tell(Reduced{.exchange = 1})).exchange == 2);
 }
