@@ -45,6 +45,7 @@ constexpr Choice<ScheduleKind> kSchedules[] = {
 constexpr Choice<Precision> kPrecisions[] = {{"f32", Precision::kF32}, {"bf16", Precision::kBf16}};
 constexpr Choice<LossKind> kLosses[] = {{"cross_entropy", LossKind::kCrossEntropy}, {"mse", LossKind::kMse}};
 constexpr Choice<bool> kStates[] = {{"keep", true}, {"reset", false}};
+constexpr Choice<bool> kOrders[] = {{"task", false}, {"run", true}};
 
 Result<OptimizerOptions> parse_optimizer(const json& object) {
   OptimizerOptions options;
@@ -84,7 +85,7 @@ Result<ScheduleOptions> parse_schedule(const json& object) {
 constexpr std::string_view kMembers[] = {
     "accumulate", "activation_checkpointing", "batch", "beta1", "beta2", "clip_norm", "control_variates",
     "decay_steps", "epochs", "epsilon", "final_fraction", "first_step", "learning_rate", "loss", "momentum",
-    "nesterov", "optimizer", "optimizer_state", "precision", "proximal", "schedule", "schedule_steps", "start_loss",
+    "nesterov", "optimizer", "optimizer_state", "order", "precision", "proximal", "schedule", "schedule_steps", "start_loss",
     "steps", "warmup_steps", "weight_decay", "z_loss"};
 
 Result<ObjectiveOptions> parse_objective(const json& object, const OptimizerOptions& optimizer) {
@@ -121,6 +122,7 @@ Result<TrainingOptions> parse_object(const json& object) {
     SKERRY_ASSIGN(const LossKind loss, choice_member(object, "loss", kLosses, LossKind::kCrossEntropy));
     options.loss = loss;
   }
+  SKERRY_ASSIGN(options.one_order, choice_member(object, "order", kOrders, false));
   SKERRY_ASSIGN(options.keep_optimizer_state, choice_member(object, "optimizer_state", kStates, true));
   return options;
 }

@@ -53,6 +53,7 @@ struct TrainingOptions {
   Precision precision = Precision::kF32;
   bool activation_checkpointing = false;
   bool keep_optimizer_state = true;
+  bool one_order = false;  ///< the run has one order of its examples; otherwise every task its own
 };
 
 /// Reads a training section; members left out have the defaults of docs/trainer-protocol.md.

@@ -112,10 +112,12 @@ Result<void> Session::handle_train(const TrainRequest& request) {
 
   open_->state->save(open_->before);
   Training training{request, steps, examples,
-                    ExampleOrder(request.seed, available, open_->data->shifts())};
+                    ExampleOrder(open_->training.one_order ? open_->request.seed : request.seed, available,
+                                 open_->data->shifts())};
   training.progress.key = key;
   training.progress.merged.assign(request.merge.size(), false);
   Result<void> result = begin(training, begun);
+  training.order.seek(open_->training.one_order ? open_->state->total_examples() : training.progress.outcome.examples);
   if (island_ != nullptr) island_->changed();
   if (result.ok()) {
     training_ = &training;
@@ -140,7 +142,6 @@ Result<void> Session::begin(Training& training, const std::optional<TaskProgress
   const TrainRequest& request = training.request;
   if (begun && begun->key == training.progress.key && open_->state->read(state_path(kMiddle)).ok()) {
     training.progress = *begun;
-    training.order.seek(begun->outcome.examples);
     // Whoever asks again may not have heard of what the killed process emitted.
     return repeat_emissions(request, *begun);
   }
@@ -218,6 +219,7 @@ Result<void> Session::one_step(Training& training) {
   ++progress.step;
   ++progress.outcome.steps;
   progress.outcome.examples += training.batch.rows;
+  open_->state->count_examples(training.batch.rows);
   progress.outcome.tokens += training.batch.counted;
   progress.loss_sum += loss * terms_of(training.batch.rows, training.batch.counted);
   training.latest_loss = loss;

@@ -236,6 +236,7 @@ void TrainerState::save(Saved& saved) const {
   saved.memory = memory_;
   saved.latest_task = latest_task_;
   saved.total_steps = total_steps_;
+  saved.total_examples = total_examples_;
 }
 
 void TrainerState::restore(const Saved& saved) {
@@ -245,6 +246,7 @@ void TrainerState::restore(const Saved& saved) {
   memory_ = saved.memory;
   latest_task_ = saved.latest_task;
   total_steps_ = saved.total_steps;
+  total_examples_ = saved.total_examples;
 }
 
 CheckpointView TrainerState::checkpoint(const TaskProgress& progress) const {
@@ -259,6 +261,7 @@ CheckpointView TrainerState::checkpoint(const TaskProgress& progress) const {
   const json note = {{"format", 1},
                      {"fingerprint", fingerprint_},
                      {"total_steps", total_steps_},
+                     {"total_examples", total_examples_},
                      {"latest_task", latest_task_},
                      {"memory", std::move(memory)},
                      {"optimizer_steps", optimizer_.steps},
@@ -298,13 +301,14 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   TaskProgress progress;
   OptimizerState optimizer = fresh_state(options_.optimizer, trained_);
   ObjectiveState objective = fresh_objective(options_.objective, exchanged_);
-  std::uint64_t total_steps = 0;
+  std::uint64_t total_steps = 0, total_examples = 0;
   std::string latest_task;
   std::map<std::string, FragmentMemory> memory;
   std::string fingerprint;
   try {
     fingerprint = note.at("fingerprint").get<std::string>();
     total_steps = note.at("total_steps").get<std::uint64_t>();
+    total_examples = note.value("total_examples", std::uint64_t{0});  // earlier versions counted none
     latest_task = note.at("latest_task").get<std::string>();
     for (const auto& [name, one] : note.at("memory").items()) {
       memory[name].version = one.at("version").get<std::uint64_t>();
@@ -366,6 +370,7 @@ Result<TaskProgress> TrainerState::read(const std::string& path) {
   memory_ = std::move(memory);
   latest_task_ = std::move(latest_task);
   total_steps_ = total_steps;
+  total_examples_ = total_examples;
   return progress;
 }
 

@@ -108,6 +108,10 @@ class TrainerState {
   /// The train task that ended last; empty: none.
   const std::string& latest_task() const { return latest_task_; }
 
+  /// Some examples were trained on; in all, since the first task.
+  void count_examples(std::uint64_t examples) { total_examples_ += examples; }
+  std::uint64_t total_examples() const { return total_examples_; }
+
   /// Inner steps since the first task.
   std::uint64_t total_steps() const { return total_steps_; }
 
@@ -119,6 +123,7 @@ class TrainerState {
     std::map<std::string, FragmentMemory> memory;
     std::string latest_task;
     std::uint64_t total_steps = 0;
+    std::uint64_t total_examples = 0;
   };
   void save(Saved& saved) const;
   void restore(const Saved& saved);
@@ -154,6 +159,7 @@ class TrainerState {
   std::map<std::string, FragmentMemory> memory_;  // of the fragments that travel while the trainer trains on
   std::string latest_task_;
   std::uint64_t total_steps_ = 0;
+  std::uint64_t total_examples_ = 0;
   std::string fingerprint_;                     // of the layout, the optimizer and the objective
   std::map<std::string, std::string> headers_;  // of each fragment's file
   std::vector<std::uint64_t> offsets_;

@@ -133,6 +133,8 @@ std::vector<Field> make_fields() {
              "text models: coefficient of the mean of (log Σ exp logits)², added to what is minimised; 0: off"),
       absent(text("training.loss", none, {"cross_entropy", "mse"}, "what is minimised"),
              "`mse` where data.schema.classes is 0, else `cross_entropy`"),
+      text("training.order", words("task"), {"task", "run"},
+           "each task draws an order of its examples, or one order over the run, in which a task goes on where the one before ended"),
       text("training.optimizer_state", words("keep"), {"keep", "reset"}, "the inner optimizer's state between tasks"),
       number("training.proximal", 0.0, 0, kNoLimit,
              "FedProx's μ: the loss gets μ/2 · ‖w − received w‖² over the exchanged tensors; 0: off"),

@@ -224,7 +224,8 @@ class Task:
 _TRAINING = {"optimizer", "learning_rate", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay", "schedule",
              "schedule_steps", "first_step", "warmup_steps", "decay_steps", "final_fraction", "clip_norm", "batch", "loss",
              "optimizer_state", "steps", "epochs", "accumulate", "precision", "activation_checkpointing"}
-_OBJECTIVES = {"proximal": ("training", 0), "z_loss": ("training", 0), "control_variates": ("training", False),
+_OBJECTIVES = {"proximal": ("training", 0), "z_loss": ("training", 0), "order": ("training", "task"),
+               "control_variates": ("training", False),
                "start_loss": ("training", False), "personal": ("model", []), "frozen": ("model", []),
                "only": ("model", [])}
 

@@ -287,6 +287,7 @@ static bool remembers(const RunSpec& spec, const ModelLayout& layout) {
   for (const auto& fragment : layout.fragments)
     if (fragment.role == FragmentRole::kPersonal || fragment.role == FragmentRole::kControl) return true;
   const auto training = nlohmann::json::parse(spec.training_json, nullptr, false);
+  if (training.value("order", "") == "run") return true;
   const bool stateless = training.value("optimizer", "") == "sgd" && training.value("momentum", 0.0) == 0;
   return !stateless && training.value("optimizer_state", "") == "keep";
 }
