@@ -9,6 +9,7 @@ from skerry_trainer import Trainer, TrainerError, read_images, read_table, run, 
 class LinearTrainer(Trainer):
     name, architectures, kinds = "numpy-trainer", ["linear"], ["csv", "idx"]
     objectives = ["proximal"]
+    overlapped = True
 
     def open(self):
         if self.model["architecture"] != "linear":

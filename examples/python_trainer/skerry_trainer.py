@@ -173,7 +173,7 @@ class Task:
 
     def __init__(self, trainer, line):
         self.__dict__.update((name, value) for name, value in line.items() if not hasattr(Task, name))
-        self.line, self._trainer = line, trainer
+        self.line, self._trainer, self._merged = line, trainer, set()
         self.loss = 0.0  # set it for progress lines
 
     def __getattr__(self, name):  # a member that the line does not have
@@ -183,10 +183,12 @@ class Task:
         """0, 1, …: looks for the daemon's lines before each step, and reports progress after it."""
         total = total or self.line["steps"]
         reported = time.monotonic()
+        self._trainer._exchange(self, 0)
         for step in range(total):
             self._trainer._look(self.task)
             yield step
             self._trainer.step += 1
+            self._trainer._exchange(self, step + 1)
             if self.progress_ms and (time.monotonic() - reported) * 1000 >= self.progress_ms:
                 reported = time.monotonic()
                 say(type="progress", task=self.task, step=step + 1, of=total, loss=float(self.loss))
@@ -237,10 +239,13 @@ class Trainer:
     name, version = "python-trainer", "0.1.0"
     architectures, kinds, warnings = [], [], []
     objectives = []  # of _OBJECTIVES: those that train() follows; a run that wants another is refused
+    overlapped = False  # whether train() changes the arrays of self.tensors in place, so that fragments can be taken and
+    # merged between two of its steps
 
     def __init__(self):
         self.tensors, self.state, self.step = {}, {}, 0
-        self._opened, self._checkpoints = False, []
+        self._memory, self._latest = {}, ""  # of the fragments that travel while train() goes on; the task that ended last
+        self._opened, self._checkpoints, self._arrived = False, [], {}
 
     def open(self):
         raise NotImplementedError
@@ -276,8 +281,8 @@ class Trainer:
         examples = self.open()
         try:
             with open(self._state_path(), "rb") as file:
-                self.tensors, self.state, self.step = pickle.load(file)
-        except FileNotFoundError:
+                self._restore(pickle.load(file))
+        except (FileNotFoundError, ValueError):  # none, or one of an earlier version
             pass
         self._opened = True
         say(type="opened", examples=examples, resumed_step=self.step)
@@ -286,17 +291,103 @@ class Trainer:
         return os.path.join(self.state_dir, "python-trainer.state")
 
     def _checkpoint(self):
-        _replace(self._state_path(), pickle.dumps((self.tensors, self.state, self.step)))
+        _replace(self._state_path(), pickle.dumps(self._saved()))
+
+    def _saved(self):
+        return self.tensors, self.state, self.step, self._memory, self._latest
+
+    def _restore(self, saved):
+        self.tensors, self.state, self.step, self._memory, self._latest = saved
 
     def _read(self, line):
         for fragment, source in line.get("read", {}).items():
             self.tensors[fragment] = load(source["path"])
+            if line.get("emit") or line.get("merge"):
+                memory = self._remembered(fragment)
+                memory.update(version=source["version"], base=copy.deepcopy(self.tensors[fragment]), in_flight=None, earlier={})
 
-    def _look(self, task):
-        """Handles what came while a task runs."""
+    # Overlapped exchange: docs/trainer-protocol.md has the rules.
+
+    def _follow(self, line):
+        if not (line.get("emit") or line.get("merge") or line.get("after")):
+            return
+        if not self.overlapped:
+            raise TrainerError("this trainer cannot emit or merge fragments inside a task", "UNIMPLEMENTED")
+        if line.get("after", self._latest) != self._latest and not self.tensors.keys() <= line.get("read", {}).keys():
+            raise TrainerError(f'task {line["task"]} goes on from the end of {line["after"]}; this trainer ended '
+                               f'{self._latest or "nothing"} last and must read every fragment', "NOT_FOUND")
+
+    def _remembered(self, fragment):
+        return self._memory.setdefault(fragment, {"version": 0, "merged": 0, "base": None, "in_flight": None, "earlier": {}})
+
+    def _exchange(self, task, step):
+        """What the task gives away and takes in after this step."""
+        for emit in task.line.get("emit", []):
+            if emit["at_step"] == step:
+                self._emit(task, emit)
+        for number, plan in enumerate(task.line.get("merge", [])):
+            key = plan["fragment"], plan.get("exchange", 0)
+            if number in task._merged or plan.get("at_step", 0) > step:
+                continue
+            if 0 < key[1] <= self._remembered(key[0])["merged"]:
+                task._merged.add(number)
+                continue
+            while plan.get("on_late", "block") == "block" and key not in self._arrived:
+                self._look(task.task, wait=True)
+            if key in self._arrived:
+                line = self._arrived.pop(key)
+                self._merge(plan, line)
+                task._merged.add(number)
+                say(type="merged", task=task.task, fragment=key[0], exchange=key[1], version=line["version"], step=step)
+
+    def _emit(self, task, emit):
+        name, exchange = emit["fragment"], emit.get("exchange", 0)
+        memory, tensors = self._remembered(name), self.tensors[name]
+        if not all(np.isfinite(array).all() for array in tensors.values()):
+            raise TrainerError(f'fragment "{name}" holds a value that is not finite', "FAILED_PRECONDITION")
+        save(emit["path"], tensors)
+        if "base_path" in emit:
+            if memory["base"] is None:
+                raise TrainerError(f'the change of fragment "{name}" has no base', "FAILED_PRECONDITION")
+            save(emit["base_path"], memory["base"])
+        if memory["in_flight"] is not None:
+            memory["earlier"][memory["in_flight"]] = memory["base"]
+        while len(memory["earlier"]) > 2:
+            del memory["earlier"][min(memory["earlier"])]
+        memory.update(base=copy.deepcopy(tensors), in_flight=exchange)
+        say(type="fragment", task=task.task, fragment=name, exchange=exchange, step=emit["at_step"], path=emit["path"],
+            base=memory["version"])
+
+    def _merge(self, plan, line):
+        name, exchange, rule = plan["fragment"], plan.get("exchange", 0), plan.get("rule", "replace")
+        memory, fresh = self._remembered(name), load(line["path"])
+        alpha = plan.get("alpha", 1 if rule == "eager" else 0.5)
+        if memory["base"] is None and rule != "replace":
+            raise TrainerError(f'merge of fragment "{name}", which was never read', "FAILED_PRECONDITION")
+        if rule == "eager":
+            emitted = memory["base"] if memory["in_flight"] == exchange else memory["earlier"].get(exchange)
+            if emitted is None:
+                raise TrainerError(f'eager merge of fragment "{name}", of which nothing was emitted', "FAILED_PRECONDITION")
+            emitted = copy.deepcopy(emitted)
+        memory["earlier"] = {number: base for number, base in memory["earlier"].items() if number > exchange}
+        if memory["in_flight"] is not None and memory["in_flight"] <= exchange:
+            memory["in_flight"] = None
+        memory.update(version=line["version"], merged=max(memory["merged"], exchange), base=memory["base"] or copy.deepcopy(fresh))
+        for tensors in (self.tensors[name], memory["base"], *memory["earlier"].values()):
+            for tensor, array in tensors.items():
+                if rule == "lerp":
+                    array[...] = np.float32(alpha) * array + np.float32(1 - alpha) * fresh[tensor]
+                elif rule == "eager":
+                    array[...] = fresh[tensor] + np.float32(alpha) * (array - emitted[tensor])
+                else:
+                    array[...] = fresh[tensor]
+
+    def _look(self, task, wait=False):
+        """Handles what came while a task runs; `wait`: waits for one line first."""
         while True:
             try:
-                line = _lines.get_nowait()
+                line = _lines.get(block=wait)
+                wait = False
             except queue.Empty:
                 return
             kind = line.get("type")
@@ -304,6 +395,8 @@ class Trainer:
                 raise Cancelled
             if kind == "checkpoint":
                 self._checkpoints.append(True)  # written at the task's end: the state between two tasks is what can resume
+            elif kind == "merge":
+                self._arrived[line["fragment"], line.get("exchange", 0)] = line
             elif kind == "close":
                 os._exit(0)
             elif kind != "cancel":
@@ -313,9 +406,9 @@ class Trainer:
         kind, task = line["type"], Task(self, line)
         if not self._opened:
             raise TrainerError("no run is open; send an open line first", "FAILED_PRECONDITION")
-        if kind == "train" and (line.get("emit") or line.get("merge")):
-            raise TrainerError("this trainer cannot emit or merge fragments inside a task", "UNIMPLEMENTED")
-        before = copy.deepcopy((self.tensors, self.state, self.step))
+        if kind == "train":
+            self._follow(line)
+        before = copy.deepcopy(self._saved())
         try:
             if kind == "initialise":
                 for fragment, tensors in self.initial(line.get("seed", 0)).items():
@@ -326,16 +419,17 @@ class Trainer:
             self._read(line)
             if kind == "generate":
                 say(type="done", task=task.task, text=self.generate(task))
-                self.tensors, self.state, self.step = before
+                self._restore(before)
                 return
             if kind == "evaluate":
                 result = self.evaluate(task)
-                self.tensors, self.state, self.step = before
+                self._restore(before)
                 say(type="done", task=task.task, **result)
                 return
             if self.training.get("optimizer_state") == "reset":
                 self.state = {}
             result = self.train(task)
+            self._latest = task.task
             for fragment, path in line.get("write", {}).items():
                 if not all(np.isfinite(array).all() for array in self.tensors[fragment].values()):
                     raise TrainerError(f'fragment "{fragment}" holds a value that is not finite', "FAILED_PRECONDITION")
@@ -344,8 +438,11 @@ class Trainer:
                 self._checkpoint()
             say(type="done", task=task.task, steps=self.step - before[2], **result)
         except BaseException:
-            self.tensors, self.state, self.step = before
+            self._restore(before)
             raise
+        finally:
+            for plan in line.get("merge", []):
+                self._arrived.pop((plan["fragment"], plan.get("exchange", 0)), None)
 
     def _handle(self, line):
         kind = line.get("type")
@@ -356,7 +453,9 @@ class Trainer:
                 self._task(line)
             elif kind == "checkpoint":
                 self._checkpoints.append(True)
-            elif kind not in ("cancel", "merge"):
+            elif kind == "merge":
+                self._arrived[line["fragment"], line.get("exchange", 0)] = line
+            elif kind != "cancel":
                 raise TrainerError(f'type "{kind}" is not known')
         except Cancelled:
             say(type="cancelled", task=line["task"])

@@ -126,6 +126,56 @@ TEST_CASE("a full pass with one batch is the gradient of the whole split, in Num
   CHECK(results[0][0] != 0.5f);
 }
 
+TEST_CASE("the NumPy trainer emits and merges fragments as the shipped one does") {
+  const std::string rule = GENERATE("replace", "lerp", "eager");
+  INFO(rule);
+  const char* programs = std::getenv("SKERRY_BIN");
+  if (!python_has("numpy") || programs == nullptr || !path_exists(join_path(programs, "skerry-trainer"))) {
+    WARN("needs Debian's python3-numpy and skerry-trainer: not tested");
+    return;
+  }
+  World world;
+  std::vector<std::vector<float>> results;
+  std::vector<TrainerProcess> trainers;
+  trainers.push_back(TrainerProcess::shipped());
+  trainers.push_back(TrainerProcess::python("numpy_trainer.py"));
+  for (TrainerProcess& trainer : trainers) {
+    const std::string name = std::to_string(results.size());
+    json open = world.open({{"batch", 32}, {"momentum", 0.5}});
+    open["state_dir"] = world.work("state-" + name);
+    REQUIRE(trainer.ask(open)["type"] == "opened");
+    put_fragment(world.work("start"), world.layout(), {0.5f, -0.5f, 0.25f, 0.125f, 0.0f, 1.0f});
+    put_fragment(world.work("merged"), world.layout(), {1.0f, 0.5f, -0.25f, 0.5f, 0.5f, -1.0f});
+    const auto emit = [&](int step, int exchange) {
+      const std::string file = world.work(std::to_string(exchange) + "-" + name);
+      return json{{"fragment", "all"}, {"exchange", exchange}, {"at_step", step}, {"path", file}, {"base_path", file + "-base"}};
+    };
+    json line = {{"type", "train"},
+                 {"task", "t"},
+                 {"steps", 6},
+                 {"seed", 1},
+                 {"read", {{"all", {{"path", world.work("start")}, {"version", 3}}}}},
+                 {"emit", json::array({emit(2, 1), emit(6, 2)})},
+                 {"merge", json::array({{{"fragment", "all"}, {"exchange", 1}, {"at_step", 4}, {"rule", rule}, {"alpha", 0.25}}})}};
+    trainer.send(line);
+    CHECK(trainer.next()["base"] == 3);
+    trainer.send({{"type", "merge"}, {"fragment", "all"}, {"exchange", 1}, {"path", world.work("merged")}, {"version", 4}});
+    CHECK(trainer.next()["step"] == 4);
+    CHECK(trainer.next()["base"] == 4);
+    CHECK(trainer.next()["type"] == "done");
+    line["task"] = "u";
+    line["after"] = "s";
+    line["read"] = json::object();
+    CHECK(trainer.ask(line)["code"] == "NOT_FOUND");
+    std::vector<float> all;
+    for (const char* file : {"1-", "2-"})
+      for (const char* base : {"", "-base"})
+        for (const float value : fragment_values(world.work(file + name + base), world.layout())) all.push_back(value);
+    results.push_back(std::move(all));
+  }
+  for (std::size_t i = 0; i < results[0].size(); ++i) CHECK(results[1][i] == Approx(results[0][i]).epsilon(1e-4).margin(1e-5));
+}
+
 TEST_CASE("the NumPy trainer follows FedProx as the shipped one does") {
   const char* programs = std::getenv("SKERRY_BIN");
   if (!python_has("numpy") || programs == nullptr || !path_exists(join_path(programs, "skerry-trainer"))) {
