@@ -21,116 +21,28 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# ---- build ----
-"$root/deploy/install-packages.sh"
-echo "Building Skerry (a few minutes the first time)"
-cd "$root"
-cmake --preset release >/dev/null
-cmake --build --preset release --parallel "$(nproc)" --target skerry-server skerry-client skerry-trainer skerry
-bin="$root/build/release/bin"
-
-# ---- a place to work, and nothing left behind ----
-work=$(mktemp -d "${TMPDIR:-/tmp}/skerry-quickstart-XXXXXX")
-children=()
-finish() {
-  status=$?
-  trap - EXIT INT TERM
-  for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
-  for child in "${children[@]}"; do wait "$child" 2>/dev/null || true; done
-  if [ $status -ne 0 ]; then
-    echo >&2
-    echo "quickstart.sh: something went wrong; the last lines of each log:" >&2
-    tail -n 5 "$work"/*.log >&2 2>/dev/null || true
-  fi
-  if $keep; then echo "Everything is in $work"; else rm -rf "$work"; fi
-  exit $status
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-cd "$work"
+. "$root/deploy/local_federation.sh"
+build_skerry
+begin_work quickstart "$keep"
 started=$SECONDS
 
 # ---- four holders, four kinds of text that any Debian has ----
-holders=(headers cmake python licences)
-gather() { # NAME BYTES FILE…: the first BYTES of these files, each kept as a file of its own
-  local name=$1 left=$2 file size number=0
-  shift 2
-  mkdir -p "data/$name"
-  for file in "$@"; do
-    [ -f "$file" ] || continue
-    size=$(stat -L -c %s "$file")
-    [ "$size" -gt 0 ] || continue
-    head -c "$left" "$file" >"data/$name/$(printf %05d $number).txt"
-    number=$((number + 1))
-    left=$((left - (size < left ? size : left)))
-    [ "$left" -gt 0 ] || break
-  done
-  [ "$number" -gt 0 ] || { echo "quickstart.sh: found no text for holder '$name' on this system" >&2; exit 1; }
-}
+holders=("${text_kinds[@]}")
 bytes=800000
-mapfile -t files < <(find /usr/include/c++ -type f | sort)
-gather headers $bytes "${files[@]}"
-mapfile -t files < <(find /usr/share/cmake-*/Modules -maxdepth 1 -name '*.cmake' | sort)
-gather cmake $bytes "${files[@]}"
-mapfile -t files < <(find /usr/lib/python3.* -maxdepth 1 -name '*.py' | sort)
-gather python $bytes "${files[@]}"
-mapfile -t files < <({ find /usr/share/common-licenses -type f; find /usr/share/doc -maxdepth 2 -name copyright; } | sort)
-gather licences $bytes "${files[@]}"
-
-# ---- the coordinator ----
-port=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-"$bin/skerry-server" init --home server --federation quickstart --address "127.0.0.1:$port" --listen 127.0.0.1 >/dev/null
-"$bin/skerry-server" run --home server --ready-file server/ready >server.log 2>&1 &
-children+=($!)
-for _ in $(seq 100); do [ -e server/ready ] && break; sleep 0.1; done
-[ -e server/ready ] || { echo "quickstart.sh: the coordinator did not start" >&2; exit 1; }
-export SKERRY_PROFILE="$work/server/operator"
-
-# ---- the holders' daemons: each joins with a token, describes its data, says what is allowed ----
 for holder in "${holders[@]}"; do
-  token=$("$bin/skerry" node invite "$holder" 2>/dev/null)
-  "$bin/skerry-client" join "$token" --home "$work/$holder" >/dev/null
-  "$bin/skerry-client" --home "$work/$holder" data add text --kind text --path "$work/data/$holder" --holdout 0.1 >/dev/null
-  sandbox=bubblewrap
-  bwrap --unshare-all --ro-bind / / true 2>/dev/null || sandbox=none
-  fingerprint=$(sed -n 's/^coordinators = //p' "$holder/policy.toml")
-  cat >"$holder/policy.toml" <<POLICY
-coordinators = $fingerprint
-hours = ["always"]
-
-[allow]
-purposes = ["quickstart"]
-architectures = ["transformer"]
-max_parameters = 10_000_000
-metrics = ["train_loss", "loss", "perplexity"]
-encodings = ["f32", "bf16"]
-error_messages = "full"
-
-[[data]]
-set = "text"
-purposes = ["quickstart"]
-
-[limits]
-threads = 1
-
-[trainer]
-sandbox = "$sandbox"
-POLICY
-  "$bin/skerry-client" --home "$work/$holder" run >"$holder.log" 2>&1 &
-  children+=($!)
+  mapfile -t files < <(texts "$holder")
+  gather "$holder" $bytes "${files[@]}"
 done
-[ "$sandbox" = bubblewrap ] || echo "Note: bubblewrap cannot make namespaces here, so the trainers run without a sandbox."
+
+# ---- the coordinator, and the holders' daemons: each joins with a token, describes its data, says what is allowed ----
+start_coordinator quickstart
+for holder in "${holders[@]}"; do start_holder "$holder" quickstart; done
 
 # ---- the run ----
 spec="$root/examples/quickstart/run.toml"
 steps=$(sed -n 's/^steps = //p' "$spec")
 rounds=$(sed -n 's/^rounds = //p' "$spec")
-for _ in $(seq 100); do
-  connected=$("$bin/skerry" node list --json | grep -c '"connected"' || true)
-  [ "$connected" -ge 4 ] && break
-  sleep 0.2
-done
+await_holders 4
 echo
 echo "Four holders, $((bytes / 1000)) kB of text each: ${holders[*]}. DiLoCo, $rounds rounds of $steps steps."
 echo
