@@ -46,6 +46,7 @@ Result<UpdateRecipe> DaemonLoop::recipe_for(RunArea& area, const v1::Task& task)
     recipe.fragments.back().held = entry;
   }
   recipe.maximum_norm = policy_.maximum_update_norm;
+  recipe.zstd = area.spec->exchange.zstd;
   recipe.stochastic = area.spec->exchange.up_stochastic;
   recipe.seed = task.seed();
   recipe.inline_limit = inline_limit_;
