@@ -47,6 +47,7 @@ std::vector<Benchmark> benchmarks() {
       {"cargo_durable", false, cargo_durable},
       {"utilisation", false, utilisation},
       {"wire_bytes", false, wire_bytes},
+      {"codec", false, codec},
       {"idle", false, idle},
       {"clean_build", true, clean_build},
   };

@@ -44,6 +44,8 @@ Figures clean_build(BenchmarkContext& context);
 // links.cc
 Figures utilisation(BenchmarkContext& context);
 Figures wire_bytes(BenchmarkContext& context);
+// codec.cc
+Figures codec(BenchmarkContext& context);
 // aggregate.cc
 Figures aggregation(BenchmarkContext& context, const std::string& row);
 
