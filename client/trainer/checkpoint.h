@@ -30,8 +30,8 @@ struct CheckpointView {
 /// after a power cut a torn file is recognised by its checksum, and the one before it is still there.
 Result<void> write_checkpoint(const std::string& path, const CheckpointView& view);
 
-/// The latest whole one. NOT_FOUND where there is none; DATA_LOSS where its checksum is wrong, and so is that of the one
-/// before it, or there is none; INVALID_ARGUMENT where it is no checkpoint.
+/// The latest whole one. NOT_FOUND where there is none; DATA_LOSS where its checksum is wrong, and so is that of the
+/// one before it, or there is none; INVALID_ARGUMENT where it is no checkpoint.
 Result<Checkpoint> read_checkpoint(const std::string& path);
 
 /// Removes both.

@@ -119,7 +119,8 @@ Result<void> each_document(const DocumentSource& source, const TakeDocument& tak
     SKERRY_TRY(file.check());
   }
   if (any) return {};
-  return invalid_argument(source.path + (lines ? ": holds no JSON lines (files named *.jsonl or *.ndjson)" : ": holds no text"));
+  return invalid_argument(source.path +
+                          (lines ? ": holds no JSON lines (files named *.jsonl or *.ndjson)" : ": holds no text"));
 }
 
 Result<TokenFilesWritten> write_token_files(const DocumentSource& source, const Tokenizer& tokenizer,

@@ -185,8 +185,10 @@ PieceEncoder::Ids PieceEncoder::likeliest(std::string_view word) const {
       const auto at_depth = [depth](std::string_view piece) {
         return piece.size() <= depth ? -1 : static_cast<int>(static_cast<unsigned char>(piece[depth]));
       };
-      low = std::lower_bound(low, high, int{byte}, [&](const auto& entry, int value) { return at_depth(entry.first) < value; });
-      high = std::upper_bound(low, high, int{byte}, [&](int value, const auto& entry) { return value < at_depth(entry.first); });
+      low = std::lower_bound(low, high, int{byte},
+                             [&](const auto& entry, int value) { return at_depth(entry.first) < value; });
+      high = std::upper_bound(low, high, int{byte},
+                              [&](int value, const auto& entry) { return value < at_depth(entry.first); });
       if (low == high || low->first.size() != depth + 1) continue;
       const TokenizerModel::Token& token = model_.tokens[static_cast<std::size_t>(low->second)];
       // A user-defined token is always taken.

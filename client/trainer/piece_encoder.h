@@ -12,9 +12,9 @@
 
 namespace skerry::trainer {
 
-/// Gives the tokens that the SentencePiece library gives (bpe_model.cc and unigram_model.cc of 0.1.97; Sennrich et al., arXiv
-/// 1508.07909, and Kudo, arXiv 1804.10959). The library itself cannot be in a process with LibTorch: both bring their own
-/// Protocol Buffers. Any number of threads may use one.
+/// Gives the tokens that the SentencePiece library gives (bpe_model.cc and unigram_model.cc of 0.1.97; Sennrich et al.,
+/// arXiv 1508.07909, and Kudo, arXiv 1804.10959). The library itself cannot be in a process with LibTorch: both bring
+/// their own Protocol Buffers. Any number of threads may use one.
 class PieceEncoder {
  public:
   explicit PieceEncoder(TokenizerModel model);
@@ -35,10 +35,10 @@ class PieceEncoder {
   std::size_t first_symbol(std::string_view text, bool& user_defined) const;
 
   TokenizerModel model_;
-  std::unordered_map<std::string_view, std::int32_t> ids_;    // of normal and user-defined tokens
+  std::unordered_map<std::string_view, std::int32_t> ids_;         // of normal and user-defined tokens
   std::vector<std::pair<std::string_view, std::int32_t>> sorted_;  // the same, for common prefixes
   std::int32_t bytes_[256] = {};
-  float lowest_ = 0;   // score of a normal token
+  float lowest_ = 0;  // score of a normal token
   float highest_ = 0;
   std::vector<std::string_view> user_defined_;  // longest first
   bool words_ = true;  // no token goes on after a word's end, so words can be looked at one by one

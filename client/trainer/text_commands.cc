@@ -56,10 +56,13 @@ Result<DocumentSource> source_of(const Options& options) {
 
 Result<std::string> tokenizer_command(const std::vector<std::string_view>& arguments, const TrainTokenizer& train) {
   if (arguments.empty() || arguments[0] != "train") return wrong("tokenizer knows one thing to do: train");
-  SKERRY_ASSIGN(const Options options,
-                parse_options("tokenizer train", {arguments.begin() + 1, arguments.end()},
-                              {{"--input", ""}, {"--out", ""}, {"--vocabulary", ""}, {"--kind", "text"},
-                               {"--field", "text"}, {"--type", "bpe"}}));
+  SKERRY_ASSIGN(const Options options, parse_options("tokenizer train", {arguments.begin() + 1, arguments.end()},
+                                                     {{"--input", ""},
+                                                      {"--out", ""},
+                                                      {"--vocabulary", ""},
+                                                      {"--kind", "text"},
+                                                      {"--field", "text"},
+                                                      {"--type", "bpe"}}));
   SKERRY_ASSIGN(const std::uint64_t vocabulary, number(options, "--vocabulary", 260, kMaxVocabulary));
   SKERRY_ASSIGN(const std::string type, one_of(options, "--type", "bpe", "unigram"));
   SKERRY_ASSIGN(const DocumentSource source, source_of(options));
@@ -68,7 +71,8 @@ Result<std::string> tokenizer_command(const std::vector<std::string_view>& argum
   SKERRY_TRY(each_document(source, [&](std::string_view text, const std::string& where) -> Result<void> {
     bytes += text.size();
     if (bytes > kMaxTrainingBytes)
-      return invalid_argument(where + ": with it there are more than 1 GiB of text; a part of it makes as good a tokenizer");
+      return invalid_argument(where +
+                              ": with it there are more than 1 GiB of text; a part of it makes as good a tokenizer");
     texts.emplace_back(text);
     return {};
   }));
@@ -82,16 +86,19 @@ Result<std::string> tokenizer_command(const std::vector<std::string_view>& argum
 }
 
 Result<std::string> tokens_command(const std::vector<std::string_view>& arguments) {
-  SKERRY_ASSIGN(const Options options,
-                parse_options("tokens", arguments,
-                              {{"--input", ""}, {"--out", ""}, {"--kind", "text"}, {"--field", "text"},
-                               {"--tokenizer", "bytes"}, {"--shards", "1"}}));
+  SKERRY_ASSIGN(const Options options, parse_options("tokens", arguments,
+                                                     {{"--input", ""},
+                                                      {"--out", ""},
+                                                      {"--kind", "text"},
+                                                      {"--field", "text"},
+                                                      {"--tokenizer", "bytes"},
+                                                      {"--shards", "1"}}));
   SKERRY_ASSIGN(const std::uint64_t shards, number(options, "--shards", 1, 1000));
   SKERRY_ASSIGN(const DocumentSource source, source_of(options));
   const std::string& model = options.find("--tokenizer")->second;
   SKERRY_ASSIGN(const auto tokenizer, Tokenizer::open(model == "bytes" ? "" : model));
-  SKERRY_ASSIGN(const TokenFilesWritten written, write_token_files(source, *tokenizer, options.find("--out")->second,
-                                                                   static_cast<unsigned>(shards)));
+  SKERRY_ASSIGN(const TokenFilesWritten written,
+                write_token_files(source, *tokenizer, options.find("--out")->second, static_cast<unsigned>(shards)));
   return std::to_string(written.tokens) + " tokens of " + std::to_string(written.documents) + " documents (" +
          std::to_string(written.text_bytes) + " bytes of text) in " + std::to_string(written.files) +
          (written.files == 1 ? " file" : " files") + ", tokenizer " + tokenizer->id();

@@ -18,8 +18,8 @@ struct TokenizerTraining {
 };
 
 /// Makes a model file's bytes from documents; see tokenizer_training.h.
-using TrainTokenizer = std::function<Result<std::string>(std::span<const std::string_view> documents,
-                                                         const TokenizerTraining& options)>;
+using TrainTokenizer =
+    std::function<Result<std::string>(std::span<const std::string_view> documents, const TokenizerTraining& options)>;
 
 /// Trains a tokenizer on local text and writes its model file, for the arguments after `tokenizer`. What it says at the
 /// end. OUT_OF_RANGE: the arguments are wrong; otherwise errors of reading, training and writing.

@@ -49,7 +49,8 @@ class StreamSet final : public DataSet {
                     Batch& batch) const override {
     const Range range = splits_.at(split);
     const std::uint64_t context = tokens_.context;
-    const std::uint64_t last = range.tokens - context - 1;  // the last window's start; fill is asked only where one fits
+    const std::uint64_t last =
+        range.tokens - context - 1;  // the last window's start; fill is asked only where one fits
     batch.rows = numbers.size();
     batch.tokens.resize(numbers.size() * (context + 1));
     batch.labels.clear();

@@ -25,7 +25,8 @@ void put_number(std::string& bytes, std::uint64_t value, std::size_t size) {
 
 Result<TokenFileHeader> parse_token_file_header(std::string_view bytes, std::uint64_t file_size) {
   if (bytes.size() < TokenFileHeader::kBytes || !bytes.starts_with(kMagic))
-    return invalid_argument("not a token file (it does not begin with \"skerrytk\"); `skerry-trainer tokens` makes one");
+    return invalid_argument(
+        "not a token file (it does not begin with \"skerrytk\"); `skerry-trainer tokens` makes one");
   if (const auto version = number_at(bytes, 8, 4); version != 1)
     return invalid_argument("a token file of version " + std::to_string(version) + ", this program reads version 1");
   TokenFileHeader header;

@@ -1,4 +1,5 @@
-// A token file: text that was cut into tokens beforehand, to be mapped into memory. docs/formats.md specifies the bytes.
+// A token file: text that was cut into tokens beforehand, to be mapped into memory. docs/formats.md specifies the
+// bytes.
 #pragma once
 
 #include <cstdint>

@@ -202,7 +202,8 @@ std::optional<unsigned> byte_of(std::string_view piece) {
 
 std::uint16_t text_bytes_of(std::string_view piece) {
   std::size_t bytes = piece.size();
-  for (auto at = piece.find(kTokenSpace); at != std::string_view::npos; at = piece.find(kTokenSpace, at + kTokenSpace.size()))
+  for (auto at = piece.find(kTokenSpace); at != std::string_view::npos;
+       at = piece.find(kTokenSpace, at + kTokenSpace.size()))
     bytes -= kTokenSpace.size() - 1;
   return static_cast<std::uint16_t>(bytes);
 }

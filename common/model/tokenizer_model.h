@@ -23,10 +23,10 @@ struct TokenizerModel {
   enum class Type : std::uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6 };
 
   struct Token {
-    std::string piece;            ///< with kTokenSpace for spaces
+    std::string piece;  ///< with kTokenSpace for spaces
     float score = 0;
     Type type = Type::kNormal;
-    std::uint8_t byte = 0;        ///< of a byte token
+    std::uint8_t byte = 0;         ///< of a byte token
     std::uint16_t text_bytes = 0;  ///< how many bytes of text it stands for; 0 for control tokens
   };
 
@@ -41,10 +41,10 @@ struct TokenizerModel {
 };
 
 /// Reads the bytes of a .model file (a serialised sentencepiece.ModelProto). Only what loses nothing of a text, and is
-/// within bounds, is accepted: unigram or bpe, at most 2^20 tokens of at most 512 bytes, no two the same, finite scores,
-/// byte fallback with all of its 256 byte tokens, a token for a space, one unknown token, the control token "</s>",
-/// identity normalisation (no compiled character map, spaces kept), at most kMaxTokenizerBytes, no unused tokens.
-/// INVALID_ARGUMENT naming what is wrong, and what to train instead.
+/// within bounds, is accepted: unigram or bpe, at most 2^20 tokens of at most 512 bytes, no two the same, finite
+/// scores, byte fallback with all of its 256 byte tokens, a token for a space, one unknown token, the control token
+/// "</s>", identity normalisation (no compiled character map, spaces kept), at most kMaxTokenizerBytes, no unused
+/// tokens. INVALID_ARGUMENT naming what is wrong, and what to train instead.
 Result<TokenizerModel> parse_tokenizer_model(std::string_view bytes);
 
 }  // namespace skerry

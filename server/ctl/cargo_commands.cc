@@ -28,8 +28,8 @@ std::size_t offset_of(const std::string& text, toml::source_position position) {
   std::size_t at = 0;
   for (toml::source_index line = 1; line < position.line && at < text.size(); ++line)
     at = std::min(text.find('\n', at), text.size() - 1) + 1;
-  for (toml::source_index column = 1; column < position.column && at < text.size(); ++column)
-    do ++at;
+  for (toml::source_index column = 1; column < position.column && at < text.size(); ++column) do
+      ++at;
     while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80);
   return at;
 }
@@ -45,12 +45,14 @@ Result<std::string> upload_named_files(Connection& connection, std::string spec,
       return spec;  // the coordinator says what is wrong with it
     }
     const auto* value = table[section][key].as_string();
-    if (value == nullptr || value->get().empty() || value->get() == "bytes" || check_content_id(value->get()).ok()) continue;
+    if (value == nullptr || value->get().empty() || value->get() == "bytes" || check_content_id(value->get()).ok())
+      continue;
     const std::string& name = value->get();
     SKERRY_ASSIGN(const std::string id, connection.upload(name.starts_with('/') ? name : join_path(directory, name)));
     const std::size_t begin = offset_of(spec, value->source().begin);
     const std::size_t end = offset_of(spec, value->source().end);
-    if (begin >= end || end > spec.size()) return internal_error(std::string(section) + "." + key + " was not found in the spec");
+    if (begin >= end || end > spec.size())
+      return internal_error(std::string(section) + "." + key + " was not found in the spec");
     spec.replace(begin, end - begin, "\"" + id + "\"");
   }
   return spec;

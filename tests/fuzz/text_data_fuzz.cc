@@ -1,5 +1,5 @@
-// Any bytes as a SentencePiece model, as a token file and as JSON lines: an error that says what is wrong, or tokens within
-// the vocabulary that lose nothing of a text.
+// Any bytes as a SentencePiece model, as a token file and as JSON lines: an error that says what is wrong, or tokens
+// within the vocabulary that lose nothing of a text.
 #include "client/trainer/documents.h"
 #include "client/trainer/tokenizer.h"
 #include "common/model/token_file.h"
@@ -21,7 +21,8 @@ void use_tokenizer(const std::string& model) {
     if (tokenizer.error().message.empty()) std::abort();
     return;
   }
-  for (const std::string_view text : {"", " ", "the quick  brown\n\tfox", "\xE2\x82\xAC\xF0\x9F\x98\x80", "<s></s><0x0A>"}) {
+  for (const std::string_view text :
+       {"", " ", "the quick  brown\n\tfox", "\xE2\x82\xAC\xF0\x9F\x98\x80", "<s></s><0x0A>"}) {
     std::vector<std::int64_t> tokens;
     if (!(*tokenizer)->encode(text, tokens).ok()) std::abort();
     for (const std::int64_t token : tokens)
@@ -31,10 +32,11 @@ void use_tokenizer(const std::string& model) {
 }
 
 void read_lines(std::string_view lines) {
-  const auto read = each_json_line(lines, "lines", "text", [](std::string_view text, const std::string&) -> Result<void> {
-    if (text.empty()) std::abort();
-    return {};
-  });
+  const auto read =
+      each_json_line(lines, "lines", "text", [](std::string_view text, const std::string&) -> Result<void> {
+        if (text.empty()) std::abort();
+        return {};
+      });
   if (!read.ok() && !read.error().message.starts_with("lines line ")) std::abort();
 }
 

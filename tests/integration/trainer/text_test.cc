@@ -34,12 +34,17 @@ struct Texts {
   }
 
   json open(const std::string& tokenizer, const std::string& packing, const json& more = json::object()) {
-    json training = {{"optimizer", "adamw"}, {"learning_rate", 0.01}, {"clip_norm", 1.0}, {"schedule", "cosine"},
-                     {"schedule_steps", 200}, {"warmup_steps", 5}};
+    json training = {{"optimizer", "adamw"}, {"learning_rate", 0.01}, {"clip_norm", 1.0},
+                     {"schedule", "cosine"}, {"schedule_steps", 200}, {"warmup_steps", 5}};
     training.update(more);
     json line = world.open(training);
-    line["model"] = {{"architecture", "transformer"}, {"layers", 1},   {"width", 16},      {"heads", 2},
-                     {"kv_heads", 1},                 {"context", 16}, {"vocabulary", 290}};
+    line["model"] = {{"architecture", "transformer"},
+                     {"layers", 1},
+                     {"width", 16},
+                     {"heads", 2},
+                     {"kv_heads", 1},
+                     {"context", 16},
+                     {"vocabulary", 290}};
     line["data"] = {{"kind", "jsonl"},
                     {"path", lines},
                     {"schema", {{"field", "text"}}},
@@ -51,14 +56,16 @@ struct Texts {
   }
 
   json train(int number, int steps) {
-    return {{"type", "train"},     {"task", "t-" + std::to_string(number)},      {"steps", steps},
-            {"seed", number},      {"first_step", (number - 1) * steps},         {"progress_ms", 1},
+    return {{"type", "train"},
+            {"task", "t-" + std::to_string(number)},
+            {"steps", steps},
+            {"seed", number},
+            {"first_step", (number - 1) * steps},
+            {"progress_ms", 1},
             {"write", {{"all", world.work("out-" + std::to_string(number))}}}};
   }
 
-  std::string result(int number) {
-    return read_file(world.work("out-" + std::to_string(number)), 1 << 26).value();
-  }
+  std::string result(int number) { return read_file(world.work("out-" + std::to_string(number)), 1 << 26).value(); }
 };
 
 constexpr int kTasks = 2, kSteps = 60;
@@ -108,7 +115,8 @@ TEST_CASE("a trainer killed at any step goes on from its last checkpoint to the 
       TrainerProcess trainer = TrainerProcess::shipped();
       REQUIRE(trainer.ask(open)["type"] == "opened");
       std::vector<json> expected;
-      for (int number = 1; number <= kTasks; ++number) expected.push_back(lasting(trainer.ask(calm.train(number, kSteps))));
+      for (int number = 1; number <= kTasks; ++number)
+        expected.push_back(lasting(trainer.ask(calm.train(number, kSteps))));
 
       Texts killed;
       std::vector<json> answers;

@@ -19,9 +19,9 @@
 
 using namespace skerry;
 using namespace skerry::trainer;
-using skerry::test::TempDir;
 using Catch::Contains;
 using nlohmann::json;
+using skerry::test::TempDir;
 
 namespace {
 
@@ -114,7 +114,9 @@ TEST_CASE("with packing documents no window holds two documents, and only real t
   const Batch batch = all_of(*set);
   CHECK(batch.rows == 3);
   // |abcd predicts abcd; def| goes on with ef|; |g| is the second document.
-  CHECK(batch.tokens == bytes("|abcd" "def||" "|g|||"));
+  CHECK(batch.tokens == bytes("|abcd"
+                              "def||"
+                              "|g|||"));
   const std::int64_t no = kIgnored;
   CHECK(batch.labels == std::vector<std::int64_t>{'a', 'b', 'c', 'd', 'e', 'f', kEnd, no, 'g', kEnd, no, no});
   CHECK(batch.counted == 9);
@@ -126,7 +128,9 @@ TEST_CASE("every token but the first is predicted exactly once, however windows 
   std::string lines;
   std::uint64_t size = 0, documents = 0;
   for (int i = 1; i < 60; ++i, ++documents) {
-    lines += json{{"text", std::string(static_cast<std::size_t>(i * 7 % 23 + 1), static_cast<char>('a' + i % 26))}}.dump() + "\n";
+    lines +=
+        json{{"text", std::string(static_cast<std::size_t>(i * 7 % 23 + 1), static_cast<char>('a' + i % 26))}}.dump() +
+        "\n";
     size += static_cast<std::uint64_t>(i * 7 % 23 + 1);
   }
   write(directory.path() + "/a.jsonl", lines);
@@ -155,7 +159,8 @@ TEST_CASE("a tokenizer's set holds the text's tokens, and counts their bytes") {
   expected.push_back(2);
   REQUIRE(tokenizer->encode("the fox \xE2\x82\xAC", expected).ok());
   expected.push_back(2);
-  const auto set = open({{"kind", "text"}, {"path", directory.path() + "/data"}, {"tokenizer", model}}, expected.size() - 1);
+  const auto set =
+      open({{"kind", "text"}, {"path", directory.path() + "/data"}, {"tokenizer", model}}, expected.size() - 1);
   CHECK(set->shape().classes == 300);
   const Batch batch = all_of(*set);
   CHECK(batch.tokens == expected);
@@ -172,14 +177,15 @@ TEST_CASE("a token file gives the same windows as the text it was made from") {
   const TempDir directory;
   const std::string model = trained_model(directory);
   std::string lines;
-  for (int i = 0; i < 40; ++i) lines += json{{"text", "the dog number " + std::to_string(i * i) + " sleeps\n"}}.dump() + "\n";
+  for (int i = 0; i < 40; ++i)
+    lines += json{{"text", "the dog number " + std::to_string(i * i) + " sleeps\n"}}.dump() + "\n";
   write(directory.path() + "/text/a.jsonl", lines);
   for (const std::string& tokenizer : {std::string(), model}) {
     for (const char* packing : {"stream", "documents"}) {
       const std::string out = directory.path() + "/tokens/all.tokens";
       REQUIRE(make_directories(directory.path() + "/tokens").ok());
-      const auto said = tokens_command({"--input", directory.path() + "/text", "--kind", "jsonl", "--out", out, "--tokenizer",
-                                        tokenizer.empty() ? "bytes" : tokenizer});
+      const auto said = tokens_command({"--input", directory.path() + "/text", "--kind", "jsonl", "--out", out,
+                                        "--tokenizer", tokenizer.empty() ? "bytes" : tokenizer});
       INFO((said.ok() ? *said : said.error().message));
       REQUIRE(said.ok());
       json section = {{"kind", "jsonl"}, {"path", directory.path() + "/text"}, {"packing", packing}};
@@ -203,8 +209,10 @@ TEST_CASE("token files go to shards document by document, and a directory of the
   REQUIRE(tokens_command({"--input", directory.path() + "/a.jsonl", "--kind", "jsonl", "--shards", "2", "--out",
                           directory.path() + "/out/part.tokens"})
               .ok());
-  CHECK(all_of(*open({{"kind", "tokens"}, {"path", directory.path() + "/out/part-0.tokens"}}, 6)).tokens == bytes("|ab|ef|"));
-  CHECK(all_of(*open({{"kind", "tokens"}, {"path", directory.path() + "/out/part-1.tokens"}}, 3)).tokens == bytes("|cd|"));
+  CHECK(all_of(*open({{"kind", "tokens"}, {"path", directory.path() + "/out/part-0.tokens"}}, 6)).tokens ==
+        bytes("|ab|ef|"));
+  CHECK(all_of(*open({{"kind", "tokens"}, {"path", directory.path() + "/out/part-1.tokens"}}, 3)).tokens ==
+        bytes("|cd|"));
   CHECK(all_of(*open({{"kind", "tokens"}, {"path", directory.path() + "/out"}}, 10)).tokens == bytes("|ab|ef||cd|"));
 }
 
@@ -249,8 +257,9 @@ TEST_CASE("a token file's header is what its specification says") {
 TEST_CASE("what a command cannot do with its arguments it says before it reads anything") {
   CHECK(tokenizer_command({}, train_tokenizer).error().code == Code::kOutOfRange);
   CHECK(tokenizer_command({"train", "--input", "/nowhere"}, train_tokenizer).error().code == Code::kOutOfRange);
-  CHECK_THAT(tokenizer_command({"train", "--input", "x", "--out", "y", "--vocabulary", "12"}, train_tokenizer).error().message,
-             Contains("must be a whole number in [260, 1048576]"));
+  CHECK_THAT(
+      tokenizer_command({"train", "--input", "x", "--out", "y", "--vocabulary", "12"}, train_tokenizer).error().message,
+      Contains("must be a whole number in [260, 1048576]"));
   CHECK_THAT(tokens_command({"--input", "x", "--out", "y", "--kind", "csv"}).error().message,
              Contains("must be text or jsonl"));
   CHECK(tokens_command({"--input", "/nowhere", "--out", "y"}).error().code == Code::kNotFound);

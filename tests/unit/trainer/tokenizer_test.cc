@@ -141,9 +141,11 @@ TEST_CASE("tinyshakespeare survives tokenization, in fewer than half as many tok
 
 TEST_CASE("tokens are those that the SentencePiece library gives") {
   const char* data = std::getenv("SKERRY_DATA");
-  const auto read = data == nullptr ? Result<std::string>(not_found("")) : read_file(std::string(data) + "/tinyshakespeare.txt", 1 << 24);
+  const auto read = data == nullptr ? Result<std::string>(not_found(""))
+                                    : read_file(std::string(data) + "/tinyshakespeare.txt", 1 << 24);
   const std::string text = read.ok() ? read->substr(0, 200'000) : kText;
-  std::vector<std::string> samples{"  two  spaces \t tab\r\n\n\nend ", "\xE2\x82\xAC \xF0\x9F\x98\x80 unseen 12345", " ", "   ", "a"};
+  std::vector<std::string> samples{"  two  spaces \t tab\r\n\n\nend ", "\xE2\x82\xAC \xF0\x9F\x98\x80 unseen 12345",
+                                   " ", "   ", "a"};
   for (std::size_t at = 0; at + 400 < text.size(); at += 1'001) samples.push_back(text.substr(at, 400));
   for (const bool bpe : {true, false}) {
     const std::string model = trained(read.ok() ? 700 : 295, bpe, text);
