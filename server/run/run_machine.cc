@@ -47,6 +47,9 @@ bool RunMachine::awaits(const std::string& task) const {
 std::vector<std::vector<std::uint64_t>> RunMachine::needed_versions() const {
   std::vector<std::vector<std::uint64_t>> needed(state_->versions.size());
   for (const auto& [serial, task] : state_->tasks) {
+    for (const auto& merge : task.merges)
+      for (const auto fragment : state_->lanes[merge.lane])
+        if (merge.version && !task.accepted) needed[fragment].push_back(*merge.version);
     if (task.accepted ? !state_->setup.needs.rebased : !task.after.empty()) continue;
     for (std::size_t fragment = 0; fragment < needed.size(); ++fragment)
       needed[fragment].push_back(task.bases[fragment]);

@@ -422,7 +422,7 @@ class RunMachine {
   bool awaits(const std::string& task) const;
 
   /// Fragment versions that the store must keep (ascending, by fragment): what an outstanding task may still have to
-  /// read, and with Needs::rebased what an accepted update was measured against.
+  /// read or merge, and with Needs::rebased what an accepted update was measured against.
   std::vector<std::vector<std::uint64_t>> needed_versions() const;
 
   struct State;  ///< its inside, for the sources of this directory alone

@@ -79,6 +79,7 @@ TEST_CASE("a node has the next task before it is done with this one, and merges 
   CHECK(told(commands).empty());
   commands = world.tell(Reduced{.exchange = 1});
   CHECK(told(commands) == Texts{"a 1:1"});
+  CHECK(world.machine.needed_versions()[0] == std::vector<std::uint64_t>{1});  // until it is merged
   const auto third = only<AssignTask>(commands);
   CHECK(third.exchange == 3);
   CHECK(third.after == second.task);
