@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "common/config/run_spec.h"
+#include "common/crypto/content_id.h"
 #include "common/os/files.h"
 #include "server/plugin/plugin.h"
 #include "server/sim/results.h"
@@ -105,9 +106,17 @@ Result<void> override_value(toml::table& table, const std::string& text) {
   return {};
 }
 
-Result<RunSpec> load_spec(const Arguments& arguments, const strategies::RuleCatalogue& rules) {
+Result<RunSpec> load_spec(const Arguments& arguments, const Scenario& scenario, const strategies::RuleCatalogue& rules) {
   SKERRY_ASSIGN(std::string text, read_file(arguments.spec, kMaxSpecBytes));
   std::vector<std::string> overrides = arguments.overrides;
+  if (!scenario.initial.empty()) {
+    SKERRY_ASSIGN(const MappedFile model, MappedFile::open(scenario.initial));
+    overrides.push_back("model.initial=" + content_id(model.bytes()));
+  }
+  if (!scenario.tokenizer.empty()) {
+    SKERRY_ASSIGN(const MappedFile model, MappedFile::open(scenario.tokenizer));
+    overrides.push_back("data.tokenizer=" + content_id(model.bytes()));
+  }
   if (arguments.seed) overrides.push_back("seed=" + std::to_string(*arguments.seed));
   if (arguments.rounds) overrides.push_back("stop.rounds=" + std::to_string(*arguments.rounds));
   if (!overrides.empty()) {
@@ -198,10 +207,10 @@ Result<strategies::RuleCatalogue> load_rules(const Arguments& arguments) {
 int run(const Arguments& arguments) {
   const auto rules = load_rules(arguments);
   if (!rules.ok()) return complain(rules.error());
-  const auto spec = load_spec(arguments, *rules);
-  if (!spec.ok()) return complain(spec.error());
   const auto scenario = load_scenario(arguments);
   if (!scenario.ok()) return complain(scenario.error());
+  const auto spec = load_spec(arguments, *scenario, *rules);
+  if (!spec.ok()) return complain(spec.error());
   const auto scratch = Scratch::make(arguments.scratch);
   if (!scratch.ok()) return complain(scratch.error());
 

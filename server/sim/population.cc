@@ -37,11 +37,27 @@ class FlippedLabels final : public DataSet {
   std::unique_ptr<DataSet> honest_;
 };
 
-Result<std::shared_ptr<const DataSet>> open_whole(const RunSpec& spec, const std::string& path) {
-  const json section = {{"kind", spec.data.kind},
-                        {"path", path},
-                        {"schema", json::parse(spec.data.schema_json)},
-                        {"splits", {{kAll, {{"from", 0}, {"to", 1}}}}}};
+// How a text lies there, by the names of its files.
+std::string kind_of_text(const std::string& path) {
+  std::string name = path;
+  if (const auto entries = list_directory(path); entries.ok()) {
+    for (const DirectoryEntry& entry : *entries)
+      if (!entry.name.starts_with('.')) name = entry.name;
+  }
+  if (name.ends_with(".tokens")) return "tokens";
+  return name.ends_with(".jsonl") || name.ends_with(".ndjson") ? "jsonl" : "text";
+}
+
+Result<std::shared_ptr<const DataSet>> open_whole(const Scenario& scenario, const RunSpec& spec, const std::string& path) {
+  const bool text = spec.data.kind == "text";
+  if (text && scenario.tokenizer.empty() && spec.data.tokenizer != "bytes")
+    return invalid_argument("data.tokenizer is " + spec.data.tokenizer + ": say which file that is, with --tokenizer FILE");
+  json section = {{"kind", text ? kind_of_text(path) : spec.data.kind},
+                  {"path", path},
+                  {"schema", json::parse(spec.data.schema_json)},
+                  {"splits", {{kAll, {{"from", 0}, {"to", 1}}}}}};
+  if (!scenario.tokenizer.empty()) section["tokenizer"] = scenario.tokenizer;
+  if (spec.data.documents) section["packing"] = "documents";
   const json model = json::parse(spec.model_json);
   SKERRY_ASSIGN(auto set, DataSet::open(section.dump(), model.value("context", std::uint64_t{0})));
   return std::shared_ptr<const DataSet>(std::move(set));
@@ -93,7 +109,7 @@ Result<std::vector<ClientPlan>> clients_of_files(const Scenario& scenario, const
     ClientPlan client;
     client.name = entry.is_directory ? entry.name : entry.name.substr(0, entry.name.rfind('.'));
     const std::string path = join_path(scenario.data, entry.name);
-    SKERRY_ASSIGN(client.whole, open_whole(spec, path));
+    SKERRY_ASSIGN(client.whole, open_whole(scenario, spec, path));
     client.part = all_of(*client.whole);
     clients.push_back(std::move(client));
   }
@@ -114,7 +130,7 @@ std::string trusted_node(const RunSpec& spec) {
 // Divides one data set; the test part and the trusted node's are taken care of too.
 Result<Population> divide(const Scenario& scenario, const RunSpec& spec) {
   Population population;
-  SKERRY_ASSIGN(const std::shared_ptr<const DataSet> whole, open_whole(spec, scenario.data));
+  SKERRY_ASSIGN(const std::shared_ptr<const DataSet> whole, open_whole(scenario, spec, scenario.data));
   std::uint64_t size = whole->size();
   if (scenario.test_share > 0) {
     const auto test = static_cast<std::uint64_t>(scenario.test_share * static_cast<double>(size) + 0.5);
@@ -188,7 +204,7 @@ Result<Population> make_population(const Scenario& scenario, const RunSpec& spec
     SKERRY_ASSIGN(population, divide(scenario, spec));
   }
   if (!scenario.test_path.empty()) {
-    SKERRY_ASSIGN(population.test_data, open_whole(spec, scenario.test_path));
+    SKERRY_ASSIGN(population.test_data, open_whole(scenario, spec, scenario.test_path));
     population.test_part = all_of(*population.test_data);
   }
   population.test_part.splits = {{"test", {}}};

@@ -133,13 +133,13 @@ std::string clients_csv(const SimulationResult& result) {
     evaluations[row.node] = metrics_of(row);
     for (const auto& [name, value] : evaluations[row.node]) names.insert(name);
   }
-  std::string text = "client,hostile,speed,examples,holdout_examples,tasks,counted,discarded,dropped,bytes_up,bytes_down,busy_s";
+  std::string text = "client,hostile,speed,examples,holdout_examples,tasks,counted,discarded,dropped,killed,bytes_up,bytes_down,busy_s";
   for (const std::string& name : names) text += ",eval_" + name;
   text += "\n";
   for (const ClientResult& client : result.clients) {
     text += client.name + "," + (client.hostile ? "1" : "0") + "," + csv_number(client.speed);
     for (const std::uint64_t count : {client.examples, client.holdout_examples, client.tasks, client.counted, client.discarded,
-                                      client.dropped, client.bytes_up, client.bytes_down})
+                                      client.dropped, client.killed, client.bytes_up, client.bytes_down})
       text += "," + std::to_string(count);
     text += "," + csv_number(client.busy_seconds) + cells(names, evaluations[client.name]) + "\n";
   }

@@ -21,7 +21,8 @@ struct ClientResult {
   std::uint64_t tasks = 0;      ///< train tasks given to it
   std::uint64_t counted = 0;    ///< updates
   std::uint64_t discarded = 0;
-  std::uint64_t dropped = 0;    ///< tasks it gave up
+  std::uint64_t dropped = 0;    ///< tasks it gave up, and updates that were lost
+  std::uint64_t killed = 0;     ///< times
   std::uint64_t bytes_up = 0;
   std::uint64_t bytes_down = 0;
   double busy_seconds = 0;      ///< virtual time in its trainer

@@ -58,10 +58,16 @@ constexpr Setting kSettings[] = {
      }},
     {"examples", "N", "use only the first N rows of the data (all)",
      [](Scenario& s, const std::string& t) { return take_whole(s.examples, t, 0, 1e15); }},
+    {"initial", "FILE", "a model to start from, instead of model.initial: a safetensors file",
+     [](Scenario& s, const std::string& t) -> Result<void> { return s.initial = t, Result<void>{}; }},
+    {"tokenizer", "FILE", "cut text by this SentencePiece model, as data.tokenizer would (bytes)",
+     [](Scenario& s, const std::string& t) -> Result<void> { return s.tokenizer = t, Result<void>{}; }},
     {"holdout", "SHARE", "the part of each client's rows that it measures on (0.1)",
      [](Scenario& s, const std::string& t) { return take_number(s.holdout, t, 0, 0.9); }},
     {"test", "SHARE|PATH", "measure every new version on the data's last part, or on other data",
      [](Scenario& s, const std::string& t) { return take_test(s, t); }},
+    {"test_every", "N", "exchanges from one such test to the next; the last model is always tested (1)",
+     [](Scenario& s, const std::string& t) { return take_whole(s.test_every, t, 1, 1e9); }},
     {"trusted_examples", "N", "rows of the node that aggregation.trusted names (100)",
      [](Scenario& s, const std::string& t) { return take_whole(s.trusted_examples, t, 1, 1e9); }},
     {"step_seconds", "SECONDS", "virtual time of an inner step at speed 1 (0.05)",
@@ -84,6 +90,10 @@ constexpr Setting kSettings[] = {
      }},
     {"dropout", "CHANCE", "that a client gives up a task in its middle (0)",
      [](Scenario& s, const std::string& t) { return take_number(s.dropout, t, 0, 1); }},
+    {"drop_updates", "CHANCE", "that an update is lost on its way (0)",
+     [](Scenario& s, const std::string& t) { return take_number(s.drop_updates, t, 0, 1); }},
+    {"kill", "N", "after every N exchanges one client is killed, and a fresh one with its data comes instead (0: never)",
+     [](Scenario& s, const std::string& t) { return take_whole(s.kill_every, t, 0, 1e9); }},
     {"attack", "KIND:COUNT[,S]",
      "sign_flip | noise | ipm | alie | label_flip | free_rider | model_replacement; COUNT clients or a share; S: strength",
      [](Scenario& s, const std::string& t) -> Result<void> {
@@ -108,7 +118,9 @@ void resolve_paths(Scenario& scenario, std::string_view key, const std::string& 
     if (!path.empty() && path.front() != '/') path = join_path(directory, path);
   };
   if (key == "data") resolve(scenario.data);
+  if (key == "initial") resolve(scenario.initial);
   if (key == "test") resolve(scenario.test_path);
+  if (key == "tokenizer") resolve(scenario.tokenizer);
   if (key == "speed") resolve(scenario.speed.path);
   if (key == "availability") resolve(scenario.availability.path);
 }

@@ -31,14 +31,16 @@ struct Job {
   std::uint64_t number = 0;  ///< of this client's tasks, from 0
   std::string counted;       ///< the latest task of this client whose update was counted
   std::map<std::string, std::shared_ptr<const ModelFile>> read;
-  std::vector<std::shared_ptr<const ModelFile>> bases;     ///< of task.write
+  std::vector<std::shared_ptr<const ModelFile>> bases;     ///< of task.write; where they are what the client read
   std::vector<std::shared_ptr<const ModelFile>> previous;  ///< the bases before them, where the client had some
+  std::vector<std::shared_ptr<const ModelFile>> merges;    ///< versions for the entries of task.merge
   bool keeps_deltas = false;  ///< somebody wants to see them
   bool hostile_update = false;
 
   // What the work made:
   Result<TrainerAnswer> answer = TrainerAnswer{};
   Result<client::MadeUpdate> update = client::MadeUpdate{};
+  std::vector<client::Residual> residuals;  ///< with error feedback: as they were before the update
   Deltas deltas;
   double trainer_seconds = 0;  ///< of the trainer's CPU time
 
@@ -61,8 +63,11 @@ class VirtualClient {
   /// Does a job's work: trains or evaluates, and makes the update unless it is a hostile one. One thread at a time.
   void work(Job& job);
 
-  /// Puts the trainer back to before its latest train task.
-  void undo_task();
+  /// Puts the trainer back to before its latest train task, which this job was.
+  void undo_task(Job& job);
+
+  /// The job's update will never count: with error feedback what it held goes into a later one.
+  void give_back(const Job& job);
 
   /// Makes a hostile job's update of what it sends instead, after its work.
   void make_hostile_update(Job& job, const Deltas& sent);
@@ -70,13 +75,16 @@ class VirtualClient {
  private:
   Result<void> open_trainer();
   Result<TrainerAnswer> train_or_evaluate(Job& job);
+  /// The bases of what was emitted, as files.
+  Result<void> keep_bases(Job& job) const;
   /// `trained`: in the order of job.bases.
-  Result<client::MadeUpdate> update_of(const Job& job, const std::vector<std::span<const float>>& trained) const;
+  Result<client::MadeUpdate> update_of(Job& job, const std::vector<std::span<const float>>& trained);
 
   const ClientSurroundings& shared_;
   const ClientPlan& plan_;
   std::string directory_;
   std::unique_ptr<VirtualTrainer> trainer_;
+  std::map<std::string, client::Residual> residuals_;  // error feedback: of the exchanged fragments
 };
 
 }  // namespace skerry::sim

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "common/os/files.h"
 #include "common/os/random.h"
 
 namespace skerry::sim {
@@ -46,6 +47,7 @@ VirtualCoordinator::VirtualCoordinator(server::Store store, std::unique_ptr<serv
                 /*own_updates=*/true} {}
 
 Result<std::unique_ptr<VirtualCoordinator>> VirtualCoordinator::make(const std::string& home, server::RunPlan plan,
+                                                                     const std::string& initial,
                                                                      const VirtualClock& clock, unsigned threads,
                                                                      Wires wires) {
   NoRandom random;
@@ -54,6 +56,10 @@ Result<std::unique_ptr<VirtualCoordinator>> VirtualCoordinator::make(const std::
   SKERRY_ASSIGN(auto cargo, server::CargoStore::open(home));
   std::unique_ptr<VirtualCoordinator> made(
       new VirtualCoordinator(std::move(store), std::move(cargo), clock, threads, std::move(wires)));
+  if (!initial.empty()) {
+    SKERRY_ASSIGN(const MappedFile model, MappedFile::open(initial));
+    SKERRY_TRY(made->cargo_->put_bytes(model.bytes()));
+  }
   SKERRY_ASSIGN(std::vector<server::VersionRecord> versions, server::make_initial_versions(plan, *made->cargo_));
   server::RunRecord record;
   record.run_id = "r-" + plan.spec.hash.substr(0, 16) + "-1";

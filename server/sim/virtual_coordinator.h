@@ -34,9 +34,11 @@ class VirtualCoordinator {
     std::function<void()> released;  ///< a version, which the store has after settle()
   };
 
-  /// Makes the run in `home`, which must be empty; nothing has happened yet. `clock` must outlive it.
+  /// Makes the run in `home`, which must be empty; nothing has happened yet. `initial`: the file of model.initial, or
+  /// empty. `clock` must outlive it.
   static Result<std::unique_ptr<VirtualCoordinator>> make(const std::string& home, server::RunPlan plan,
-                                                          const VirtualClock& clock, unsigned threads, Wires wires);
+                                                          const std::string& initial, const VirtualClock& clock,
+                                                          unsigned threads, Wires wires);
 
   server::RunHost& run() { return *run_; }
   server::Store& store() { return store_; }

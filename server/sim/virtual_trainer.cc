@@ -32,11 +32,17 @@ Result<std::unique_ptr<VirtualTrainer>> VirtualTrainer::open(const std::string& 
   return made;
 }
 
+void VirtualTrainer::take(const trainer::GivenFragment& given) {
+  if (given.base.empty()) trained_[given.fragment] = given.values;
+  else emitted_[given.fragment] = {{given.values.begin(), given.values.end()}, {given.base.begin(), given.base.end()}, given.base_version};
+}
+
 Result<TrainerAnswer> VirtualTrainer::work(const std::string& line) {
   trained_.clear();
+  emitted_.clear();
   session_.handle(line);
   SKERRY_ASSIGN(const json done, understood(answer_));
-  return TrainerAnswer{std::move(trained_), done.value("examples", std::uint64_t{0}), done.value("tokens", std::uint64_t{0}),
+  return TrainerAnswer{std::move(trained_), std::move(emitted_), done.value("examples", std::uint64_t{0}), done.value("tokens", std::uint64_t{0}),
                        done.value("steps", std::uint64_t{0}),
                        done.value("metrics", std::map<std::string, double>{})};
 }

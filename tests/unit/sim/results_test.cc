@@ -38,9 +38,9 @@ TEST_CASE("rounds.csv has one line for each exchange, without what differs from 
 
 TEST_CASE("clients.csv has one line for each client, with its own latest evaluation") {
   CHECK(clients_csv(small()) ==
-        "client,hostile,speed,examples,holdout_examples,tasks,counted,discarded,dropped,bytes_up,bytes_down,busy_s,eval_accuracy\n"
-        "a,1,0.5,8,0,2,2,0,0,0,0,0,0.25\n"
-        "b,0,1,0,0,0,0,0,0,0,0,0,\n");
+        "client,hostile,speed,examples,holdout_examples,tasks,counted,discarded,dropped,killed,bytes_up,bytes_down,busy_s,eval_accuracy\n"
+        "a,1,0.5,8,0,2,2,0,0,0,0,0,0,0.25\n"
+        "b,0,1,0,0,0,0,0,0,0,0,0,0,\n");
 }
 
 TEST_CASE("summary.json tells the end, and timing only where it is asked for") {

@@ -23,6 +23,10 @@ test = 0.1
 speed = "file:speeds.csv"
 attack = "alie:4"
 dropout = 0.05
+drop_updates = 0.3
+kill = 3
+initial = "warm.safetensors"
+test_every = 20
 )").ok());
   Scenario scenario;
   REQUIRE(apply_scenario_file(path, scenario).ok());
@@ -33,6 +37,10 @@ dropout = 0.05
   CHECK(scenario.speed.path == directory / "speeds.csv");
   CHECK(scenario.attack.hostile(100) == 4);
   CHECK(scenario.dropout == 0.05);
+  CHECK(scenario.drop_updates == 0.3);
+  CHECK(scenario.kill_every == 3);
+  CHECK(scenario.initial == directory / "warm.safetensors");
+  CHECK(scenario.test_every == 20);
   CHECK(scenario.holdout == 0.1);  // the default
 }
 
