@@ -2,6 +2,7 @@
 # Runs the benchmarks by name and compares each with its target and its baseline: tests/bench/run.sh [NAME…] [--json FILE]
 #
 #        tests/bench/run.sh robustness [--json FILE] [--seeds N]    every rule × every attack, into docs/robustness.md
+#        tests/bench/run.sh learning [--only CLAIM] [--json FILE]   what the exchanges learn, into docs/results.md (hours)
 #
 #   --with-build   also times a clean build (half an hour)
 #   --repeat N     a figure is the median of N values (default 3)
@@ -17,16 +18,18 @@ for word in "$@"; do
   shift
   if [ "$word" = --no-build ]; then compile=no; else set -- "$@" "$word"; fi
 done
-case " $* " in *" --help "*|*" -h "*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case " $* " in *" --help "*|*" -h "*) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 
-if [ "${1:-}" = robustness ]; then
+case "${1:-}" in robustness|learning)
+  bench=$1
   shift
   if [ "$compile" = yes ]; then
     [ -f "$build/build.ninja" ] || cmake --preset release -S "$source" -B "$build" >&2
-    ninja -C "$build" skerry-sim >&2
+    ninja -C "$build" skerry-sim skerry-trainer >&2
   fi
-  exec "$source/tests/bench/robustness.py" --programs "$build/bin" --markdown "$source/docs/robustness.md" "$@"
-fi
+  [ "$bench" = learning ] || set -- --markdown "$source/docs/robustness.md" "$@"
+  exec "$source/tests/bench/$bench.py" --programs "$build/bin" "$@"
+esac
 
 if [ "$compile" = yes ]; then
   [ -f "$build/build.ninja" ] || cmake --preset release -S "$source" -B "$build" >&2
