@@ -5,9 +5,9 @@
 #include <utility>
 
 #include <ATen/ATen.h>
-#include <nlohmann/json.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
+#include <nlohmann/json.hpp>
 
 namespace skerry::trainer {
 namespace {
@@ -45,7 +45,8 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& weight, bool bf16) {
 }
 
 // Attention of layer `n`, over the cache's past where there is one. Queries and keys as causal_attention takes them.
-at::Tensor attend(const Shape& shape, const Pass& pass, std::size_t n, const at::Tensor& q, at::Tensor k, at::Tensor v) {
+at::Tensor attend(const Shape& shape, const Pass& pass, std::size_t n, const at::Tensor& q, at::Tensor k,
+                  at::Tensor v) {
   if (pass.cache != nullptr) {
     const auto extend = [&](const at::Tensor& all, const at::Tensor& more) {
       all.narrow(2, pass.cache->length, pass.length).copy_(more);
@@ -77,8 +78,7 @@ struct TransformerLayer {
     const at::Tensor x = rms_norm(input, before_attention, s.epsilon);
     const at::Tensor queries = heads(x, q, q_norm, s.heads);
     const at::Tensor keys = heads(x, k, k_norm, s.kv_heads);
-    const at::Tensor values =
-        project(x, v, s.bf16).view({pass.rows, pass.length, s.kv_heads, s.size}).transpose(1, 2);
+    const at::Tensor values = project(x, v, s.bf16).view({pass.rows, pass.length, s.kv_heads, s.size}).transpose(1, 2);
     const at::Tensor h = input + project(attend(s, pass, n, queries, keys, values), o, s.bf16);
     const at::Tensor z = rms_norm(h, before_mlp, s.epsilon);
     return h + project(silu_product(project(z, gate, s.bf16), project(z, up, s.bf16)), down, s.bf16);
@@ -88,8 +88,7 @@ struct TransformerLayer {
 Stages transformer(const json& model, const Tensors& t, bool bf16) {
   auto shape = std::make_shared<Shape>(shape_of(model, bf16));  // shared by all layers' functions
   const at::Tensor embedding = t.at("model.embed_tokens.weight");
-  shape->table =
-      rotary_table(shape->context, shape->size, model.at("rope_theta").get<double>()).to(embedding.device());
+  shape->table = rotary_table(shape->context, shape->size, model.at("rope_theta").get<double>()).to(embedding.device());
   const bool qk_norm = model.at("qk_norm").get<bool>();
   Stages stages{embedding_stage(embedding)};
   for (std::size_t n = 0; n < model.at("layers").get<std::size_t>(); ++n) {
@@ -157,8 +156,8 @@ Stages mpt(const json& model, const Tensors& t, bool bf16) {
   return stages;
 }
 
-// Rotary embedding as one pass over memory on a CPU: as a dozen operations on rows of half a head it takes several times
-// as long. The bits are theirs.
+// Rotary embedding as one pass over memory on a CPU: as a dozen operations on rows of half a head it takes several
+// times as long. The bits are theirs.
 class HeadRotation : public torch::autograd::Function<HeadRotation> {
  public:
   // [rows, length, heads, size] → [rows, heads, length, size]
@@ -166,9 +165,8 @@ class HeadRotation : public torch::autograd::Function<HeadRotation> {
     context->save_for_backward({table});
     at::Tensor y = at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options().requires_grad(false));
     for_each_head(x.size(0), x.size(1), x.size(2), x.size(3), table,
-                  [from = x.data_ptr<float>(), to = y.data_ptr<float>()](std::int64_t at, std::int64_t moved,
-                                                                         std::int64_t half, const float* cosine,
-                                                                         const float* sine) {
+                  [from = x.data_ptr<float>(), to = y.data_ptr<float>()](
+                      std::int64_t at, std::int64_t moved, std::int64_t half, const float* cosine, const float* sine) {
                     turn(from + at, cosine, sine, 1.0f, half, to + moved);
                   });
     return y;
@@ -179,9 +177,8 @@ class HeadRotation : public torch::autograd::Function<HeadRotation> {
     const at::Tensor slope = slopes[0].contiguous();
     at::Tensor x = at::empty({slope.size(0), slope.size(2), slope.size(1), slope.size(3)}, slope.options());
     for_each_head(slope.size(0), slope.size(2), slope.size(1), slope.size(3), context->get_saved_variables()[0],
-                  [from = slope.data_ptr<float>(), to = x.data_ptr<float>()](std::int64_t at, std::int64_t moved,
-                                                                             std::int64_t half, const float* cosine,
-                                                                             const float* sine) {
+                  [from = slope.data_ptr<float>(), to = x.data_ptr<float>()](
+                      std::int64_t at, std::int64_t moved, std::int64_t half, const float* cosine, const float* sine) {
                     turn(from + moved, cosine, sine, -1.0f, half, to + at);
                   });
     return {x, at::Tensor()};
@@ -286,7 +283,7 @@ at::Tensor alibi_slopes(std::int64_t heads, double maximum) {
   const auto slope = [&](std::int64_t i) {
     return static_cast<float>(std::exp2(-maximum * static_cast<double>(i + 1) / static_cast<double>(power)));
   };
-  // Of the next power of two: all where it is the number of heads, otherwise first every second one, from the second on.
+  // Of the next power of two: all where it is the number of heads, otherwise first every second one from the second on.
   std::vector<std::int64_t> order;
   for (std::int64_t i = power == heads ? 0 : 1; i < power; i += power == heads ? 1 : 2) order.push_back(i);
   for (std::int64_t i = 0; power != heads && i < power; i += 2) order.push_back(i);
@@ -328,7 +325,8 @@ at::Tensor causal_attention(const at::Tensor& queries, const at::Tensor& keys, c
     scores = (scores.view({rows, heads, length, read}) + alibi_bias(slopes, length, read));
   }
   scores = scores.view({rows * heads, length, read}).masked_fill(future_of(queries, length, read), -INFINITY);
-  const at::Tensor weights = at::softmax(scores, -1, at::kFloat).to(v.scalar_type()).view({rows * kv_heads, tall, read});
+  const at::Tensor weights =
+      at::softmax(scores, -1, at::kFloat).to(v.scalar_type()).view({rows * kv_heads, tall, read});
   return at::bmm(weights, v).view({rows, heads, length, size}).transpose(1, 2).reshape({rows, length, heads * size});
 #endif
 }

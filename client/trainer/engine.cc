@@ -29,9 +29,9 @@ Result<T> guarded(const char* doing, const Body& body) {
     const bool memory =
         text.find("not enough memory") != std::string::npos || text.find("out of memory") != std::string::npos;
     text = std::string(doing) + ": " + text;
-    return memory
-               ? Error{Code::kResourceExhausted, text + "; give the trainer more memory or raise training.accumulate", false}
-               : internal_error(text);
+    return memory ? Error{Code::kResourceExhausted,
+                          text + "; give the trainer more memory or raise training.accumulate", false}
+                  : internal_error(text);
   } catch (const std::bad_alloc&) {
     return Error{Code::kResourceExhausted, std::string(doing) + ": out of memory; raise training.accumulate", false};
   } catch (const std::exception& error) {
@@ -61,8 +61,8 @@ void keep_memory() {
 
 class TorchEngine final : public Engine {
  public:
-  TorchEngine(json model, const ModelLayout& layout, ExampleShape examples, const EngineOptions& options,
-              LossKind loss, std::int64_t outputs)
+  TorchEngine(json model, const ModelLayout& layout, ExampleShape examples, const EngineOptions& options, LossKind loss,
+              std::int64_t outputs)
       : model_(std::move(model)),
         examples_(std::move(examples)),
         options_(options),
@@ -130,7 +130,8 @@ class TorchEngine final : public Engine {
       Measurement& part = parts[shard];
       const bool padded = is_text() && !batch.labels.empty();
       const at::Tensor labels = examples_.classes == 0 ? at::Tensor() : labels_of(batch, rows);
-      part.counted = static_cast<std::uint64_t>(padded ? labels.ne(kIgnored).sum().item<std::int64_t>() : output.size(0));
+      part.counted =
+          static_cast<std::uint64_t>(padded ? labels.ne(kIgnored).sum().item<std::int64_t>() : output.size(0));
       // Summed in double: a mean over a whole split must not depend on the size of the batches.
       part.loss_sum = losses_of(output, batch, rows).sum(at::kDouble).item<double>();
       if (labels.defined()) {
@@ -509,8 +510,8 @@ Result<std::unique_ptr<Engine>> Engine::make(std::string_view model, const Model
                             "; change SKERRY_DEVICE");
   }
   return guarded<std::unique_ptr<Engine>>("making the model", [&]() -> Result<std::unique_ptr<Engine>> {
-    return std::unique_ptr<Engine>(std::make_unique<TorchEngine>(resolved, layout, examples, options, chosen,
-                                                                 static_cast<std::int64_t>(outputs)));
+    return std::unique_ptr<Engine>(
+        std::make_unique<TorchEngine>(resolved, layout, examples, options, chosen, static_cast<std::int64_t>(outputs)));
   });
 }
 

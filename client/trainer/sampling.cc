@@ -39,8 +39,8 @@ std::size_t draw_class(std::span<const float> logits, const ChoiceOptions& optio
   return order[shares.size() - 1];
 }
 
-Result<std::vector<std::int64_t>> continue_tokens(Engine& engine, std::size_t context,
-                                                  std::vector<std::int64_t> prompt, const SamplingOptions& options,
+Result<std::vector<std::int64_t>> continue_tokens(Engine& engine, std::size_t context, std::vector<std::int64_t> prompt,
+                                                  const SamplingOptions& options,
                                                   const std::function<Result<void>()>& between) {
   std::vector<std::int64_t> text = std::move(prompt);
   const std::size_t begin = text.size();

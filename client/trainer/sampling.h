@@ -33,13 +33,13 @@ struct SamplingOptions {
   ChoiceOptions choice;
   std::uint64_t tokens = 100;
   std::optional<std::int64_t> end;  ///< the token after which a text is over
-  bool cached = true;  ///< keep keys and values instead of reading the whole window for every token; the result is the same
+  bool cached = true;  ///< keep keys and values; otherwise the whole window is read for every token, to the same end
 };
 
 /// The tokens that a text model says after `prompt` (not empty), seeing the last `context` of them: at most
 /// options.tokens, without `end`. `between` is called before every token; its error ends the work.
-Result<std::vector<std::int64_t>> continue_tokens(Engine& engine, std::size_t context,
-                                                  std::vector<std::int64_t> prompt, const SamplingOptions& options,
+Result<std::vector<std::int64_t>> continue_tokens(Engine& engine, std::size_t context, std::vector<std::int64_t> prompt,
+                                                  const SamplingOptions& options,
                                                   const std::function<Result<void>()>& between);
 
 /// The same for text: what the model says after `prompt` (empty: after a line feed), as bytes. INVALID_ARGUMENT where

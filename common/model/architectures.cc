@@ -144,15 +144,15 @@ LayerPlan decoder_layer(const std::string& prefix, const json& model) {
   const Initialiser out = normal(deviation / std::sqrt(2.0 * model["layers"].get<double>()));
   const Initialiser in = normal(deviation);
   LayerPlan layer{{tensor(prefix + "self_attn.q_proj.weight", {width, width}, in),
-           tensor(prefix + "self_attn.k_proj.weight", {keys, width}, in),
-           tensor(prefix + "self_attn.v_proj.weight", {keys, width}, in),
-           tensor(prefix + "self_attn.o_proj.weight", {width, width}, out),
-           tensor(prefix + "mlp.gate_proj.weight", {hidden, width}, in),
-           tensor(prefix + "mlp.up_proj.weight", {hidden, width}, in),
-           tensor(prefix + "mlp.down_proj.weight", {width, hidden}, out),
-           tensor(prefix + "input_layernorm.weight", {width}, kOnes),
-           tensor(prefix + "post_attention_layernorm.weight", {width}, kOnes)},
-          false};
+                   tensor(prefix + "self_attn.k_proj.weight", {keys, width}, in),
+                   tensor(prefix + "self_attn.v_proj.weight", {keys, width}, in),
+                   tensor(prefix + "self_attn.o_proj.weight", {width, width}, out),
+                   tensor(prefix + "mlp.gate_proj.weight", {hidden, width}, in),
+                   tensor(prefix + "mlp.up_proj.weight", {hidden, width}, in),
+                   tensor(prefix + "mlp.down_proj.weight", {width, hidden}, out),
+                   tensor(prefix + "input_layernorm.weight", {width}, kOnes),
+                   tensor(prefix + "post_attention_layernorm.weight", {width}, kOnes)},
+                  false};
   if (model["qk_norm"].get<bool>()) {
     const std::uint64_t size = width / model["heads"].get<std::uint64_t>();
     layer.tensors.push_back(tensor(prefix + "self_attn.q_norm.weight", {size}, kOnes));
@@ -183,13 +183,13 @@ std::vector<LayerPlan> mpt(const json& model) {
   layers.push_back({{tensor("transformer.wte.weight", {model["vocabulary"].get<std::uint64_t>(), width}, in)}, true});
   for (std::uint64_t n = 0; n < model["layers"].get<std::uint64_t>(); ++n) {
     const std::string prefix = "transformer.blocks." + std::to_string(n) + ".";
-    layers.push_back({{tensor(prefix + "norm_1.weight", {width}, kOnes),
-                       tensor(prefix + "attn.Wqkv.weight", {3 * width, width}, in),
-                       tensor(prefix + "attn.out_proj.weight", {width, width}, out),
-                       tensor(prefix + "norm_2.weight", {width}, kOnes),
-                       tensor(prefix + "ffn.up_proj.weight", {4 * width, width}, in),
-                       tensor(prefix + "ffn.down_proj.weight", {width, 4 * width}, out)},
-                      false});
+    layers.push_back(
+        {{tensor(prefix + "norm_1.weight", {width}, kOnes), tensor(prefix + "attn.Wqkv.weight", {3 * width, width}, in),
+          tensor(prefix + "attn.out_proj.weight", {width, width}, out),
+          tensor(prefix + "norm_2.weight", {width}, kOnes),
+          tensor(prefix + "ffn.up_proj.weight", {4 * width, width}, in),
+          tensor(prefix + "ffn.down_proj.weight", {width, 4 * width}, out)},
+         false});
   }
   layers.push_back({{tensor("transformer.norm_f.weight", {width}, kOnes)}, true});
   return layers;

@@ -58,8 +58,7 @@ json mpt_config(const json& model) {
           {"no_bias", true},
           {"learned_pos_emb", false},
           {"tie_word_embeddings", true},
-          {"attn_config",
-           {{"attn_type", "multihead_attention"}, {"alibi", true}, {"alibi_bias_max", alibi}}}};
+          {"attn_config", {{"attn_type", "multihead_attention"}, {"alibi", true}, {"alibi_bias_max", alibi}}}};
 }
 
 // The letter that stands for a byte in a byte-level tokenizer.json: the byte itself where it prints, otherwise the next
@@ -227,8 +226,9 @@ Result<std::map<std::string, std::string>> hugging_face_files(const json& model,
   SKERRY_ASSIGN(const json resolved, resolve_model(model));
   const auto architecture = resolved["architecture"].get<std::string>();
   if (!is_text_model(architecture))
-    return failed_precondition("architecture " + architecture +
-                               " has no counterpart in Hugging Face's transformers; transformer (Llama, Qwen3) and mpt have");
+    return failed_precondition(
+        "architecture " + architecture +
+        " has no counterpart in Hugging Face's transformers; transformer (Llama, Qwen3) and mpt have");
   json config = architecture == "mpt" ? mpt_config(resolved) : decoder_config(resolved);
   config["torch_dtype"] = "float32";
   config["vocab_size"] = resolved["vocabulary"];

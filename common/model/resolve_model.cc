@@ -274,8 +274,7 @@ Result<json> resolve_members(const json& given) {
                             ", must be one of cnn, linear, mlp, mpt, resnet, transformer");
   }
   members.whole("fragments", 1, 1, 4096);
-  members.choice("fragment_pattern", is_text_model(architecture) ? "strided" : "sequential",
-                 {"strided", "sequential"});
+  members.choice("fragment_pattern", is_text_model(architecture) ? "strided" : "sequential", {"strided", "sequential"});
   for (const char* role : {"personal", "frozen", "only"}) members.texts(role);
   members.flag("control", false);
   return members.finish(architecture);

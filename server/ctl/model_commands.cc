@@ -257,7 +257,8 @@ Result<void> export_model(const Context& context, const std::string& run, std::u
 std::string spec_section(const nlohmann::json& section) {
   std::string text = "[model]\n";
   for (const auto& [member, value] : section.items()) {
-    const bool said_elsewhere = value.is_array() || member == "fragments" || member == "fragment_pattern" || member == "control";
+    const bool said_elsewhere =
+        value.is_array() || member == "fragments" || member == "fragment_pattern" || member == "control";
     if (!said_elsewhere) text += member + " = " + value.dump() + "\n";
   }
   return text + "initial = \"model.safetensors\"\n";
@@ -344,12 +345,14 @@ void add_model_commands(CLI::App& app, Context& context) {
   add("inspect", "Tensors, shapes and their statistics", true)->callback([&context, arguments] {
     context.chosen = [&context, arguments] { return inspect(context, arguments->run, arguments->version); };
   });
-  CLI::App* export_command = add("export", "Write model.safetensors, and for text models the files with which transformers loads it", true);
+  CLI::App* export_command =
+      add("export", "Write model.safetensors, and for text models the files with which transformers loads it", true);
   export_command->add_option("-o,--output", arguments->directory, "Directory")->capture_default_str();
   export_command
-      ->add_option("--format", arguments->format,
-                   "safetensors; huggingface: the same, refused where transformers has no such model; fragments: one file "
-                   "a fragment, as skerry-trainer takes them")
+      ->add_option(
+          "--format", arguments->format,
+          "safetensors; huggingface: the same, refused where transformers has no such model; fragments: one file "
+          "a fragment, as skerry-trainer takes them")
       ->check(CLI::IsMember({"safetensors", "huggingface", "fragments"}))
       ->capture_default_str();
   export_command->add_flag("--fragments", arguments->fragments, "The same as --format fragments");
@@ -363,7 +366,8 @@ void add_model_commands(CLI::App& app, Context& context) {
   });
   CLI::App* import_command = model->add_subcommand(
       "import", "Make a run's initial model from a directory in Hugging Face's layout (Llama, Qwen3, MPT)");
-  import_command->add_option("DIR", arguments->from, "Holds config.json and model.safetensors or its shards")->required();
+  import_command->add_option("DIR", arguments->from, "Holds config.json and model.safetensors or its shards")
+      ->required();
   import_command->add_option("-o,--output", arguments->directory, "Directory for model.safetensors and model.toml")
       ->required();
   import_command->callback([&context, arguments] {

@@ -274,7 +274,7 @@ hours = ["always"]
 
 [allow]
 # purposes = ["language-model", "diabetes-*"]   # what a run may be for
-# architectures = ["linear", "mlp", "cnn", "resnet", "transformer"]
+# architectures = ["linear", "mlp", "cnn", "resnet", "transformer", "mpt"]
 # max_parameters = 100_000_000
 # metrics = ["train_loss", "loss", "accuracy", "perplexity"]   # measurements that may leave; "*" allows all
 # encodings = ["f32", "bf16", "int8", "int8_block"] # of updates

@@ -150,8 +150,8 @@ TEST_CASE("with qk_norm every layer has one weight a head's component for querie
 }
 
 TEST_CASE("mpt has Hugging Face MPT's names, shapes and order, and its embedding is its head") {
-  const ModelLayout layout = layout_of(
-      R"({"architecture":"mpt","layers":1,"width":8,"heads":2,"vocabulary":16,"initial_std":0.5})");
+  const ModelLayout layout =
+      layout_of(R"({"architecture":"mpt","layers":1,"width":8,"heads":2,"vocabulary":16,"initial_std":0.5})");
   CHECK(describe_layout(layout) ==
         "transformer.wte.weight [16, 8] normal(0.5) all+0\n"
         "transformer.blocks.0.norm_1.weight [8] ones all+128\n"
@@ -165,20 +165,18 @@ TEST_CASE("mpt has Hugging Face MPT's names, shapes and order, and its embedding
 }
 
 TEST_CASE("named sizes have the parameters that a pencil finds") {
-  // transformer: vocabulary · width (twice untied) + layers · (2·width² + 2·width·keys + 3·width·hidden + 2·width) + width;
-  // mpt: vocabulary · width + layers · (12·width² + 2·width) + width.
+  // transformer: vocabulary · width (twice untied) + layers · (2·width² + 2·width·keys + 3·width·hidden + 2·width) +
+  // width; mpt: vocabulary · width + layers · (12·width² + 2·width) + width.
   const struct {
     const char* architecture;
     const char* preset;
     std::uint64_t parameters;
   } sizes[] = {
-      {"transformer", "1m", 1'037'696},      {"transformer", "3m", 3'148'608},
-      {"transformer", "10m", 9'999'680},     {"transformer", "35m", 35'363'328},
-      {"transformer", "60m", 57'665'664},    {"transformer", "150m", 144'643'968},
-      {"transformer", "400m", 388'929'024},  {"transformer", "1b", 1'100'048'384},
-      {"transformer", "3b", 3'426'473'600},  {"transformer", "7b", 6'738'415'616},
-      {"mpt", "125m", 123'636'480},          {"mpt", "1b", 1'311'213'568},
-      {"mpt", "3b", 2'645'690'880},          {"mpt", "7b", 6'649'024'512},
+      {"transformer", "1m", 1'037'696},     {"transformer", "3m", 3'148'608},     {"transformer", "10m", 9'999'680},
+      {"transformer", "35m", 35'363'328},   {"transformer", "60m", 57'665'664},   {"transformer", "150m", 144'643'968},
+      {"transformer", "400m", 388'929'024}, {"transformer", "1b", 1'100'048'384}, {"transformer", "3b", 3'426'473'600},
+      {"transformer", "7b", 6'738'415'616}, {"mpt", "125m", 123'636'480},         {"mpt", "1b", 1'311'213'568},
+      {"mpt", "3b", 2'645'690'880},         {"mpt", "7b", 6'649'024'512},
   };
   for (const auto& size : sizes) {
     INFO(size.architecture << " " << size.preset);

@@ -330,14 +330,17 @@ TEST_CASE("a text is continued by the same tokens with its keys and values kept 
     const auto engine = engine_of(c, layout, 1);
     for (const double temperature : {0.0, 1.0}) {
       SamplingOptions options{{temperature, 40, 0.9, 7}, 12};  // beyond the context
-      const auto kept = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      const auto kept =
+          continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
       options.cached = false;
-      const auto anew = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      const auto anew =
+          continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
       REQUIRE(kept.ok());
       CHECK(kept->size() == 12);
       CHECK(*kept == *anew);
       options.end = kept->at(4);
-      const auto ended = continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
+      const auto ended =
+          continue_tokens(*engine, c.examples.input_size, {65, 66}, options, [] { return Result<void>(); });
       CHECK(std::equal(ended->begin(), ended->end(), kept->begin()));
       CHECK(ended->size() <= 4);
     }

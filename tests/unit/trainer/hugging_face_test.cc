@@ -35,11 +35,12 @@ void export_to(const std::string& directory, const json& model, const ModelLayou
   REQUIRE(writer->finish().ok());
 }
 
-std::vector<double> oracle_logits(const char* script, const std::string& directory, const std::vector<std::int64_t>& tokens) {
+std::vector<double> oracle_logits(const char* script, const std::string& directory,
+                                  const std::vector<std::int64_t>& tokens) {
   const char* source = std::getenv("SKERRY_SOURCE");
-  const auto run = test::run_program({"/usr/bin/python3", std::string(source != nullptr ? source : ".") + "/tests/oracle/" + script,
-                                      directory},
-                                     {}, json::array({tokens}).dump());
+  const auto run = test::run_program(
+      {"/usr/bin/python3", std::string(source != nullptr ? source : ".") + "/tests/oracle/" + script, directory}, {},
+      json::array({tokens}).dump());
   INFO(run.err);
   REQUIRE(run.ok());
   std::vector<double> values(run.out.size() / sizeof(double));
