@@ -55,7 +55,7 @@ std::string policy_text(const NodeOptions& options, const std::vector<std::strin
       << "architectures = [\"linear\", \"mlp\", \"cnn\", \"resnet\", \"transformer\"]\n"
       << "max_parameters = 100_000_000\n"
       << "metrics = " << list_text(options.metrics) << "\n"
-      << "encodings = [\"f32\", \"bf16\"]\n"
+      << "encodings = [\"f32\", \"bf16\", \"f16\", \"int8\", \"int8_block\", \"int4\", \"e3m0\", \"topk2\", \"sign\"]\n"
       << "tokenizers = [\"*\"]\n"
       << "error_messages = \"" << options.error_messages << "\"\n\n"
       << "[[data]]\nset = \"table\"\npurposes = [\"*\"]\n\n"

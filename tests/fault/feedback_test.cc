@@ -1,0 +1,80 @@
+// What encodings lose, and error feedback carries on.
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "common/os/files.h"
+#include "tests/support/federation.h"
+
+namespace skerry::test {
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::string> residuals_of(const Node& node, const std::string& run) {
+  std::vector<std::string> paths;
+  const std::string directory = node.home() + "/runs/" + run + "/residuals";
+  if (const auto files = list_directory(directory); files.ok())
+    for (const auto& file : *files)
+      if (file.name.find(".b2-") != std::string::npos) paths.push_back(join_path(directory, file.name));
+  return paths;
+}
+
+double norm_of_file(const std::string& path) {
+  const auto bytes = read_file(path, 1 << 20);
+  if (!bytes.ok()) return -1;
+  double squares = 0;
+  for (std::size_t at = 0; at + 4 <= bytes->size(); at += 4) {
+    float value;
+    std::memcpy(&value, bytes->data() + at, sizeof value);
+    squares += static_cast<double>(value) * static_cast<double>(value);
+  }
+  return std::sqrt(squares);
+}
+
+}  // namespace
+
+TEST_CASE("a discarded update goes back into what its node carries on") {
+  Federation federation;
+  Node& alder = federation.add_node("alder", {.scripted = true});
+  RunText run;
+  run.participation = "start_nodes = 1\nquorum = 1\n";
+  run.exchange = "up = \"int8_block\"\nup_feedback = 1.0\n";
+  run.limits = "maximum_update_norm = 1e-6\n";  // which no update keeps
+  run.rounds = 1;
+  alder.script({{"task_ms", 400}});
+  const std::string id = federation.submit(run);
+  const auto norms = [&] {
+    std::vector<double> found;
+    const Finished ledger = alder.command({"egress", "list", "--json"});
+    if (!ledger.ok()) return found;
+    for (const json& row : json::parse(ledger.out))
+      if (row.at("kind") == "update") found.push_back(row.at("norm").get<double>());
+    return found;
+  };
+  // Its residual is then the whole of what was encoded, not the small part that int8_block lost of it.
+  std::vector<double> sent;
+  double carried = 0;
+  REQUIRE(eventually([&] {
+    sent = norms();
+    const auto paths = residuals_of(alder, id);
+    if (sent.empty() || paths.size() != 1) return false;
+    carried = norm_of_file(paths.front());
+    return std::abs(carried - sent.back()) < 1e-5 * sent.back();
+  }));
+  CHECK(sent.back() > 1e-3);
+  // Also after a death in the next task.
+  alder.kill();
+  const auto paths = residuals_of(alder, id);
+  REQUIRE(!paths.empty());
+  alder.start();
+  REQUIRE(eventually([&] {
+    const auto now = norms();
+    return now.size() > sent.size();
+  }));
+}
+
+}  // namespace skerry::test
