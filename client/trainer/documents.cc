@@ -51,6 +51,9 @@ class TokenFileWriter {
     return rename_durable(path_ + ".new", path_);
   }
 
+  /// Instead of finish(): leaves nothing behind.
+  void abandon() { (void)remove_file(path_ + ".new").ok(); }
+
  private:
   TokenFileWriter(File file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
 
@@ -133,7 +136,7 @@ Result<TokenFilesWritten> write_token_files(const DocumentSource& source, const 
   }
   TokenFilesWritten written;
   std::vector<std::int64_t> tokens;
-  SKERRY_TRY(each_document(source, [&](std::string_view text, const std::string& where) -> Result<void> {
+  auto cut = each_document(source, [&](std::string_view text, const std::string& where) -> Result<void> {
     tokens.clear();
     if (auto encoded = tokenizer.encode(text, tokens); !encoded.ok())
       return with_context(std::move(encoded).error(), where);
@@ -141,7 +144,11 @@ Result<TokenFilesWritten> write_token_files(const DocumentSource& source, const 
     written.tokens += tokens.size();
     written.text_bytes += text.size();
     return writers[written.documents++ % shards].append(tokens);
-  }));
+  });
+  if (!cut.ok()) {
+    for (TokenFileWriter& writer : writers) writer.abandon();
+    return std::move(cut).error();
+  }
   for (TokenFileWriter& writer : writers) SKERRY_TRY(writer.finish());
   written.files = shards;
   written.tokens += shards;

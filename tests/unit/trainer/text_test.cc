@@ -262,5 +262,8 @@ TEST_CASE("what a command cannot do with its arguments it says before it reads a
       Contains("must be a whole number in [260, 1048576]"));
   CHECK_THAT(tokens_command({"--input", "x", "--out", "y", "--kind", "csv"}).error().message,
              Contains("must be text or jsonl"));
-  CHECK(tokens_command({"--input", "/nowhere", "--out", "y"}).error().code == Code::kNotFound);
+  const TempDir directory;
+  const std::string out = directory.path() + "/out.tokens";
+  CHECK(tokens_command({"--input", "/nowhere", "--out", out}).error().code == Code::kNotFound);
+  CHECK(list_directory(directory.path())->empty());
 }
