@@ -187,8 +187,8 @@ std::vector<std::string> combination_notes(const RunSpec& spec) {
     notes.push_back(
         "outer.optimizer delayed_nesterov is meant for updates that come one by one; in synchronous rounds "
         "its velocity moves in every outer.delay-th round only: nesterov is the usual choice");
-  // Decoupled exchange is meant for it: its nodes merge every version, and an exchange is the turn of one fragment.
-  const bool decoupled = asynchronous && spec.exchange.overlap > 0;
+  // Decoupled exchange bears a little momentum: its nodes merge every version.
+  const bool decoupled = spec.exchange.overlap > 0 && number_in(spec.outer, "momentum").value_or(0) <= 0.5;
   if ((outer == "nesterov" || outer == "momentum") && asynchronous && !decoupled)
     notes.push_back("outer.optimizer " + outer +
                     " in an asynchronous run gives every update in turn the momentum meant for a whole round, and may "
