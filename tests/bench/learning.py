@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What the ways to exchange learn: runs the cells of tests/bench/learning/cells.toml in simulations and writes docs/results.md.
 
-  tests/bench/learning.py [--only CLAIM]... [--size SIZE]... [--seeds N] [--programs DIR] [--data DIR] [--json FILE] [--markdown FILE] [--jobs N]
+  tests/bench/learning.py [--only CLAIM]... [--size SIZE]... [--regime REGIME] [--seeds N]
+                          [--programs DIR] [--data DIR] [--json FILE] [--markdown FILE] [--jobs N]
 
 --only      this claim alone, in the order given (default: all, in the file's order)
---size      cells of this size alone; --seeds with so many of the seeds
+--size      cells of this size alone; --regime those of "low" or "best"; --seeds so many of the seeds
 --programs  where skerry-sim and skerry-trainer are (default build/release/bin)
 --data      where tinyshakespeare.txt is (default $SKERRY_DATA)
 --work      texts and models (default build/learning-bench)
@@ -207,15 +208,21 @@ class Bench:
                   "model": self.resolved_model(cell), "training": spec["training"],
                   "data": {"kind": "text", "schema": {"encoding": "bytes"}, "path": str(file), "splits": {"holdout": {"from": 0.0, "to": 1.0}}}},
                  {"type": "evaluate", "task": "t-1", "split": "holdout",
-                  "read": {f.stem: {"path": str(f), "version": 1} for f in self.model_of(cell).parent.iterdir()}}, {"type": "close"}]
+                  "read": {f.stem: {"path": str(f), "version": 1} for f in self.model_of(cell).parent.iterdir()}}]
         os.makedirs(self.work / "state" / cell["key"], exist_ok=True)
-        ended = subprocess.run([os.path.join(self.arguments.programs, "skerry-trainer")], input="".join(json.dumps(line) + "\n" for line in lines),
-                               capture_output=True, text=True)
-        for line in ended.stdout.splitlines():
-            answer = json.loads(line)
-            if answer["type"] == "done":
-                return round(answer["metrics"]["loss"], 5)
-        raise RuntimeError("skerry-trainer: " + ended.stdout[-300:] + ended.stderr[-300:])
+        with subprocess.Popen([os.path.join(self.arguments.programs, "skerry-trainer")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True) as trainer:
+            trainer.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
+            trainer.stdin.flush()
+            for line in trainer.stdout:
+                answer = json.loads(line)
+                if answer["type"] == "done":
+                    trainer.stdin.close()
+                    return round(answer["metrics"]["loss"], 5)
+                if answer["type"] == "error":
+                    break
+            trainer.kill()
+        raise RuntimeError("skerry-trainer: " + line)
 
     def resolved_model(self, cell):
         model = dict(self.spec["model"])
@@ -264,7 +271,7 @@ class Bench:
                 best = self.best_rate(claim, size, method)
                 if best is None:
                     continue
-                regimes = claim.get("regimes", ["best", "low"])
+                regimes = [regime for regime in claim["regimes"] if self.arguments.regime in (None, regime)]
                 wanted = min(self.arguments.seeds, self.table["methods"][method].get("seeds", 3))
                 for seed in self.table["seeds"][:wanted]:
                     if "best" in regimes:
@@ -304,14 +311,19 @@ class Bench:
 INK = ["#1b6ca8", "#c8553d", "#4a7c59", "#8a5a9e", "#b08900", "#555555"]
 
 
-def spread(values):
-    """Mean and half the distance between the extremes."""
-    return sum(values) / len(values), (max(values) - min(values)) / 2
+def mean(values):
+    return sum(values) / len(values)
+
+
+def spread(values, form):
+    """The mean, and of several half the distance between the extremes: "1.6753 ± 0.0106"."""
+    text = form % mean(values)
+    return text if len(values) == 1 else text + " ± " + (form.replace("+", "") % ((max(values) - min(values)) / 2))
 
 
 def picture(title, curves):
     """Curves {label: [(x, y)]} as SVG: share of the run's tokens against the loss."""
-    width, height, left, top, right, bottom = 640, 360, 56, 34, 12, 40
+    width, height, left, top, right, bottom = 640, 360, 56, 34, 24, 40
     ys = sorted(y for points in curves.values() for _, y in points)
     high = min(ys[-1], ys[len(ys) // 2] + 4 * (ys[len(ys) // 2] - ys[0]))  # a run that goes astray leaves the picture
     low, high = ys[0] - 0.02 * (high - ys[0]), high + 0.02 * (high - ys[0]) + 1e-9
@@ -350,17 +362,17 @@ class Page:
         own = self.found(size, method, rate) if rate else {}
         if not own:
             return None
-        loss, around = spread([cell["loss"] for cell in own.values()])
         against = self.found(size, claim["against"], self.rate(claim, size, claim["against"], regime))
         pairs = [100 * (own[seed]["loss"] / against[seed]["loss"] - 1) for seed in own if seed in against]
-        relative = "–" if method == claim["against"] or not pairs else "%+.2f %% ± %.2f" % spread(pairs)
+        relative = "–" if method == claim["against"] or not pairs else spread(pairs, "%+.2f") + " %"
         limit = claim.get("at_most", {}).get(method)
         if limit is not None and pairs and regime == "best" and size == claim.get("of_size", size):
-            relative += " (%s: at most %g %%)" % ("reached" if spread(pairs)[0] <= limit else "**missed**", limit)
+            relative += " (%s: at most %g %%)" % ("reached" if mean(pairs) <= limit else "**missed**", limit)
         some = own[min(own)]
         bytes_up = some["bytes_up"] / max(1, some["updates"])
-        return "| %s | %s | %s, %g | %d | %.4f ± %.4f | %s | %s | %.0f s |" % (
-            size, self.bench.table["methods"][method]["label"], regime, rate, len(own), loss, around, relative,
+        return "| %s | %s | %s, %g | %d | %s | %s | %s | %.0f s |" % (
+            size.replace("M", " M"), self.bench.table["methods"][method]["label"], regime, rate, len(own),
+            spread([cell["loss"] for cell in own.values()], "%.4f"), relative,
             "{:,.0f}".format(bytes_up), some["virtual_seconds"])
 
     def claim(self, name):
@@ -396,12 +408,12 @@ class Page:
                 own = self.found(size, method, self.rate(claim, size, method, "best") or 0)
                 measured = [cell["kinds"] for cell in own.values() if "kinds" in cell]
                 if measured:
-                    rows.append((self.bench.table["methods"][method]["label"], {kind: spread([m[kind] for m in measured]) for kind in measured[0]}))
+                    rows.append((self.bench.table["methods"][method]["label"], {kind: spread([m[kind] for m in measured], "%.4f") for kind in measured[0]}))
         if not rows:
             return []
         heads = list(rows[0][1])
         return ["", "| loss on the held-out text of | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)] + [
-            "| %s | %s |" % (label, " | ".join("%.4f ± %.4f" % by_kind[kind] for kind in heads)) for label, by_kind in rows]
+            "| %s | %s |" % (label, " | ".join(by_kind[kind] for kind in heads)) for label, by_kind in rows]
 
     def write(self, file):
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -415,6 +427,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--size", action="append", default=[])
+    parser.add_argument("--regime", choices=["low", "best"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--programs", default=str(ROOT / "build/release/bin"))
     parser.add_argument("--data", default=os.environ.get("SKERRY_DATA", ""))
