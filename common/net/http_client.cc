@@ -332,6 +332,8 @@ HttpClient::~HttpClient() = default;
 HttpClient::HttpClient(HttpClient&&) noexcept = default;
 HttpClient& HttpClient::operator=(HttpClient&&) noexcept = default;
 
+void HttpClient::watch(const std::atomic<bool>* cancelled) { state_->options.cancelled = cancelled; }
+
 void HttpClient::reconfigure(HttpOptions options) { state_ = std::make_unique<State>(std::move(options)); }
 
 Result<HttpResponse> HttpClient::send(const HttpRequest& request) {

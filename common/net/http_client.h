@@ -78,6 +78,9 @@ class HttpClient {
   /// RESOURCE_EXHAUSTED (body over max_body), and what the sink says. Messages name host and next step, never headers or bodies.
   Result<HttpResponse> send(const HttpRequest& request);
 
+  /// Another flag to give up by from now on, or none; the connection stays.
+  void watch(const std::atomic<bool>* cancelled);
+
   /// Replaces the options (say, after a renewal) and closes the connection.
   void reconfigure(HttpOptions options);
 

@@ -108,6 +108,7 @@ void DaemonLoop::rest_soon() {
   rest_timer_ = loop_->after(kRestAfterMs, [this] {
     for (const auto& [id, area] : runs_)
       if (area->trainer != nullptr) return;  // the end of its run comes back here
+    cargo_.clear();
     give_back_memory();
   });
 }

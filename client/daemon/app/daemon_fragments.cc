@@ -41,9 +41,9 @@ std::string merge_name(const std::string& run_id, std::uint64_t exchange, const 
 
 }  // namespace
 
-Download DaemonLoop::downloader(std::shared_ptr<std::atomic<bool>> cancelled) const {
+Download DaemonLoop::downloader(std::shared_ptr<std::atomic<bool>> cancelled) {
   // One client, so one connection, for all fragments of a task.
-  auto client = std::make_shared<CargoClient>(*profile_, options_.proxy, cancelled.get());
+  auto client = cargo_.borrow(profile_, options_.proxy, cancelled.get());
   const std::uint64_t limit = policy_.disk_mb * 1'000'000;
   return [client, cancelled, limit, home = home_](const std::string& id, std::uint64_t size, const std::string& path) -> Result<void> {
     const std::uint64_t used = directory_bytes(home.runs()) + directory_bytes(home.outbox());

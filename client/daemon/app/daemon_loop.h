@@ -9,6 +9,7 @@
 #include "client/daemon/egress/client_database.h"
 #include "client/daemon/loop/event_loop.h"
 #include "client/daemon/policy/policy.h"
+#include "client/daemon/session/cargo_client.h"
 #include "client/daemon/session/session.h"
 #include "client/daemon/update/make_update.h"
 #include "common/crypto/keys.h"
@@ -106,7 +107,7 @@ class DaemonLoop final : public Daemon {
   void abandon(const std::string& name);
   static EmitPaths emit_paths(const RunArea& area, const std::string& task_id, const std::string& fragment);
   Result<void> prepare_emissions(RunArea& area, const std::string& task_id);
-  Download downloader(std::shared_ptr<std::atomic<bool>> cancelled) const;
+  Download downloader(std::shared_ptr<std::atomic<bool>> cancelled);
   Result<UpdateRecipe> recipe_for(RunArea& area, const v1::Task& task) const;
   v1::UpdateBody body_for(const v1::Task& task, const TrainerResult& result, double seconds) const;
   Result<StoredUpdate> signed_update(const v1::Task& task, v1::UpdateBody body, std::vector<PendingUpload> uploads) const;
@@ -173,6 +174,7 @@ class DaemonLoop final : public Daemon {
   DaemonEnd end_ = DaemonEnd::kStopped;
   bool shutting_down_ = false;
   std::atomic<bool> stopping_workers_{false};
+  CargoPool cargo_;
   Workers workers_{3};  // last: its threads end before what they use
 };
 

@@ -185,10 +185,10 @@ void DaemonLoop::execute(Upload& command) {
   // Begun after the commit that makes the update's row durable: cargo leaves no earlier than its row.
   after_commit_.emplace_back([this, update = std::move(command.update), task_id, flag, profile = profile_] {
     workers_.run([this, update, task_id, flag, profile] {
-      CargoClient client(*profile, options_.proxy, flag.get());
+      const auto client = cargo_.borrow(profile, options_.proxy, flag.get());
       Result<void> result;
       for (const auto& upload : update.uploads) {
-        result = client.upload(payload_path(home_.outbox() + "/" + task_id, upload.content_id), upload.content_id, upload.size,
+        result = client->upload(payload_path(home_.outbox() + "/" + task_id, upload.content_id), upload.content_id, upload.size,
                                update.task.ticket());
         if (!result.ok()) break;
       }

@@ -51,6 +51,11 @@ Error refused(const std::string& what, const HttpResponse& response) {
   return failed_precondition(text);
 }
 
+// Up to this size an upload is sent without asking first what the coordinator has of it.
+constexpr std::uint64_t kSentAtOnce = 2 * kChunkBytes;
+
+constexpr std::size_t kMaxIdle = 3;  // as many as the daemon has workers
+
 struct ByteRange {
   std::uint64_t first = 0;
   std::uint64_t last = 0;  // inclusive
@@ -110,6 +115,11 @@ Result<void> CargoClient::upload(const std::string& path, const std::string& con
   SKERRY_ASSIGN(const std::uint64_t there, file.size());
   if (there != size) return data_loss(path + " has " + std::to_string(there) + " bytes, the update says " + std::to_string(size));
 
+  if (size <= kSentAtOnce) {
+    auto complete = put(file, 0, size, content_id, size, ticket);
+    if (complete.ok() && *complete) return {};
+    if (!complete.ok() && !complete.error().retryable) return std::move(complete).error();
+  }
   HttpRequest query;
   query.url = base_ + content_id + "/upload?size=" + std::to_string(size);
   query.headers = {{"Skerry-Ticket", ticket}};
@@ -127,18 +137,50 @@ Result<void> CargoClient::upload(const std::string& path, const std::string& con
   for (const auto& range : missing) {
     if (range.first > range.last || range.last >= size || range.first % kChunkBytes != 0)
       return unavailable("the coordinator asks for bytes that cargo " + content_id + " does not have");
-    HttpRequest put;
-    put.method = "PUT";
-    put.url = base_ + content_id + "?offset=" + std::to_string(range.first) + "&size=" + std::to_string(size);
-    put.headers = {{"Skerry-Ticket", ticket}, {"Content-Type", "application/octet-stream"}};
-    put.file = FileSlice{file.fd(), range.first, range.last - range.first + 1};
-    SKERRY_ASSIGN(const HttpResponse response, http_.send(put));
-    if (response.status != 200 && response.status != 201 && response.status != 204) return refused("upload of " + content_id, response);
-    const json done = json::parse(response.body, nullptr, false);
-    if (done.is_object() && done.contains("complete") && done["complete"].is_boolean()) complete = done["complete"].get<bool>();
+    SKERRY_ASSIGN(complete, put(file, range.first, range.last - range.first + 1, content_id, size, ticket));
   }
   if (!complete) return unavailable("the coordinator still lacks parts of " + content_id);
   return {};
+}
+
+/// Sends these bytes; whether the coordinator has the whole now.
+Result<bool> CargoClient::put(const File& file, std::uint64_t first, std::uint64_t bytes, const std::string& content_id,
+                              std::uint64_t size, const std::string& ticket) {
+  HttpRequest request;
+  request.method = "PUT";
+  request.url = base_ + content_id + "?offset=" + std::to_string(first) + "&size=" + std::to_string(size);
+  request.headers = {{"Skerry-Ticket", ticket}, {"Content-Type", "application/octet-stream"}};
+  request.file = FileSlice{file.fd(), first, bytes};
+  SKERRY_ASSIGN(const HttpResponse response, http_.send(request));
+  if (response.status != 200 && response.status != 201 && response.status != 204) return refused("upload of " + content_id, response);
+  const json done = json::parse(response.body, nullptr, false);
+  return done.is_object() && done.contains("complete") && done["complete"].is_boolean() && done["complete"].get<bool>();
+}
+
+std::shared_ptr<CargoClient> CargoPool::borrow(const std::shared_ptr<const Profile>& profile, const std::string& proxy,
+                                               const std::atomic<bool>* cancelled) {
+  std::unique_ptr<CargoClient> client;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(idle_, [&](const Idle& idle) { return idle.profile != profile; });  // the certificate was renewed
+    if (!idle_.empty()) {
+      client = std::move(idle_.back().client);
+      idle_.pop_back();
+    }
+  }
+  if (client == nullptr) client = std::make_unique<CargoClient>(*profile, proxy);
+  client->watch(cancelled);
+  return {client.release(), [this, profile](CargoClient* done) {
+            std::unique_ptr<CargoClient> back(done);
+            back->watch(nullptr);
+            const std::lock_guard lock(mutex_);
+            if (idle_.size() < kMaxIdle) idle_.push_back({profile, std::move(back)});
+          }};
+}
+
+void CargoPool::clear() {
+  const std::lock_guard lock(mutex_);
+  idle_.clear();
 }
 
 }  // namespace skerry::client
