@@ -87,15 +87,15 @@ Result<void> check_overlap(const RunSpec& spec, const Rule& rule) {
     return refused("participation.work fedcompass plans when nodes are done, which it cannot where they do not wait: "
                    "choose equal or dylu");
   if (participation.work == ParticipationSpec::Work::kDylu && !asynchronous)
-    return refused("participation.work dylu measures how long tasks take, and in overlapped rounds they take as long as "
-                   "the slowest node's: choose equal, or participation.mode asynchronous");
+    return refused("participation.work dylu measures how long tasks take, and in overlapped rounds all take as long as "
+                   "the slowest node: choose equal, or participation.mode asynchronous");
   if (asynchronous && exchange.block)
     return refused("exchange.on_late is block, and in an asynchronous run the exchange may need further updates of the "
                    "very node that waits for it: set it to on_arrival");
   if (rule.needs.rebased)
     return refused("aggregation.rule " + rule.name +
-                   " moves updates from the versions they were measured against, and merged tensors are no version: set "
-                   "aggregation.rebase to false");
+                   " moves updates from the versions they were measured against, and merged tensors are no version: "
+                   "set aggregation.rebase to false");
   return {};
 }
 
@@ -105,14 +105,17 @@ void add_notes_on_overlap(const RunSpec& spec, std::vector<std::string>& notes) 
   if (exchange.overlap == 0) return;
   const bool whole_round = exchange.overlap == spec.training.steps;
   const double momentum = number_in(spec.outer, "momentum").value_or(0);
-  if (whole_round && exchange.schedule == ExchangeSpec::Schedule::kWhole && momentum >= 0.8 && exchange.merge != "eager")
+  const bool whole_model = exchange.schedule == ExchangeSpec::Schedule::kWhole;
+  if (whole_round && whole_model && momentum >= 0.8 && exchange.merge != "eager")
     notes.push_back("exchange.overlap is a whole round: each outer step then answers the model of two rounds ago, and "
                     "outer.momentum " + canonical_number(momentum) +
-                    " may swing; merge eager, a lower outer.learning_rate or less momentum are usual (arXiv 2502.12996)");
+                    " may swing; merge eager, a lower outer.learning_rate or less momentum are usual (arXiv "
+                    "2502.12996)");
   if (exchange.merge == "lerp" && exchange.alpha == 1)
     notes.push_back("exchange.alpha is 1 with merge lerp: nodes keep their own tensors and never take the new version");
   if (exchange.merge == "eager" && !whole_round)
-    notes.push_back("exchange.merge eager is meant for an overlap of a whole round (training.steps); lerp is usual below");
+    notes.push_back("exchange.merge eager is meant for an overlap of a whole round (training.steps); lerp is usual "
+                    "below");
   if (exchange.merge == "lerp" && whole_round)
     notes.push_back("exchange.merge lerp is meant for a few steps of overlap; over a whole round replace or eager are "
                     "usual");

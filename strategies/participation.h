@@ -59,14 +59,14 @@ std::size_t needed_for(const ParticipationSpec& spec, std::size_t invited);
 
 /// Adaptive grace: for how many milliseconds after the quorum an exchange goes on.
 ///
-/// Never longer than grace_safety times `slack_ms`, nor than grace_s where that is not -1. The slack of an overlapped run is
-/// for how long those who have sent their updates still train on by themselves; of any other run what the quorum took
-/// since the exchange opened, since nodes that wait hide nothing behind training. Within that bound it lasts as long as the slowest of those who can be expected by its end:
-/// `remaining_ms` says for each node that is still awaited when its update should come by its measured speed (negative
-/// where it is overdue), nothing where that speed is not known; such a node is given the whole bound. A quarter of the
-/// expected wait is added, because measured times scatter; a node that cannot be expected within the bound is not
-/// waited for. Source: grace ≤ safety · slack, slack = τ · step time − quorum time, of decoupled DiLoCo (arXiv
-/// 2604.21428).
+/// Never longer than grace_safety times `slack_ms`, nor than grace_s where that is not -1. The slack of an overlapped run
+/// is for how long those who have sent their updates still train on by themselves; of any other run what the quorum
+/// took since the exchange opened, since nodes that wait hide nothing behind training. Within that bound it lasts as
+/// long as the slowest of those who can be expected by its end: `remaining_ms` says for each node that is still awaited
+/// when its update should come by its measured speed (negative where it is overdue), nothing where that speed is not
+/// known; such a node is given the whole bound. A quarter of the expected wait is added, because measured times
+/// scatter; a node that cannot be expected within the bound is not waited for. Source: grace ≤ safety · slack, slack =
+/// τ · step time − quorum time, of decoupled DiLoCo (arXiv 2604.21428).
 std::int64_t adaptive_grace_ms(const ParticipationSpec& spec, std::int64_t slack_ms,
                                std::span<const std::optional<std::int64_t>> remaining_ms);
 

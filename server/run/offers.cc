@@ -11,8 +11,8 @@
 namespace skerry::server {
 namespace {
 
-// Sums, momenta and squares of updates up to this length stay in the range of float32, so that none of them alone can stop
-// a reduction.
+// Sums, momenta and squares of updates up to this length stay in the range of float32, so that none of them alone can
+// stop a reduction.
 constexpr double kAbsurdNorm = 1e15;
 
 }  // namespace

@@ -156,7 +156,7 @@ struct MergeFragment {
   std::uint64_t at_step = 0;   ///< of the task, not before; below `steps` where it blocks
   std::string rule;            ///< exchange.merge; "replace" for an exchange that the node had no task of
   double alpha = 0;
-  bool block = false;          ///< exchange.on_late: the node waits at at_step, or merges at the first step after it came
+  bool block = false;          ///< exchange.on_late: the node waits at at_step, or merges at the next step after it came
 };
 
 /// Give a task to a node. A node that already has a task of this id goes on with it or offers its update again; one
@@ -185,8 +185,8 @@ struct AssignTask {
 };
 
 /// Overlapped exchange: `exchange` is over, and these are its fragments' versions, unchanged where it was void or the
-/// node's update was discarded. Said once after the AssignTask that plans the merge or when the exchange ends, whichever
-/// is later; again when the node joins again.
+/// node's update was discarded. Said after the AssignTask that plans the merge or when the exchange ends, whichever is
+/// later; again when the node joins again.
 struct Deliver {
   std::string node;
   std::uint64_t exchange = 0;  ///< as in MergeFragment

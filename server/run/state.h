@@ -1,6 +1,7 @@
 // The run machine's state and its steps. Internal to server/run: events.cc has one handler an event, exchanges.cc the
-// life of an exchange, tasks.cc that of a task, merges.cc who merges what while training on, offers.cc what is accepted,
-// pace.cc what follows from measured speeds, evaluations.cc the life of an evaluation, rows.cc how all of it is kept.
+// life of an exchange, tasks.cc that of a task, merges.cc who merges what while training on, offers.cc what is
+// accepted, pace.cc what follows from measured speeds, evaluations.cc the life of an evaluation, rows.cc how all of it
+// is kept.
 #pragma once
 
 #include <algorithm>
@@ -278,8 +279,8 @@ struct RunMachine::State {
   void deliver_known(const Task& task, bool again);
   /// `exchange`, which is over, where a task of the node merges it.
   void deliver_planned(Node& node, std::uint64_t exchange);
-  /// Asynchronous: the update of this task will never count. Its node merges the newest version instead, unless the answer to
-  /// an earlier one is still to come.
+  /// Asynchronous: the update of this task will never count. Its node merges the newest version instead, unless the
+  /// answer to an earlier one is still to come.
   void answer_lost(Node& node, Serial serial);
   /// Synchronous: those who merge it are told, and the next one may be complete.
   void exchange_over(std::uint64_t number, Instant now);

@@ -76,13 +76,14 @@ bool RunMachine::State::has_room_for(const Exchange& exchange, const Node& node,
   return takes_more(exchange, now) || (!exchange.reducing && exchange.missing.count(node.name) != 0);
 }
 
-/// Asynchronous. A lane that is being reduced gives no work: in a moment there is a newer version to begin from. Whoever
+/// Asynchronous. A lane that is being reduced gives no work: in a moment there is a newer version to begin from. Who
 /// trains on while its update travels does not wait for that.
 std::optional<std::uint32_t> RunMachine::State::lane_with_work(const Node& node) const {
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     const auto lane = static_cast<std::uint32_t>((node.tasks + i) % lanes.size());
     if (lane_done(lane)) continue;
-    if ((lane_reducing[lane] != 0 && !overlapped()) || is_full(lane, training) || waits_for_others(lane, node)) return std::nullopt;
+    const bool soon_newer = lane_reducing[lane] != 0 && !overlapped();
+    if (soon_newer || is_full(lane, training) || waits_for_others(lane, node)) return std::nullopt;
     return lane;
   }
   return std::nullopt;
@@ -238,8 +239,8 @@ std::uint64_t RunMachine::State::usual_steps() const {
   return median(std::move(steps));
 }
 
-/// For a node that came back: everything the task builds on, because nobody knows what it still has. A task that goes on
-/// from another one is the same again.
+/// For a node that came back: everything the task builds on, because nobody knows what it still has. A task that goes
+/// on from another one is the same again.
 void RunMachine::State::assign_again(Task& task, Instant now) {
   task.interrupted = true;
   touch(task);

@@ -132,6 +132,9 @@ void SimCoordinator::check_task(const server::AssignTask& command) {
 }
 
 void SimCoordinator::on(const server::AssignTask& command) {
+  if (world_.trace)
+    world_.record("gives " + command.task + " of exchange " + std::to_string(command.exchange) + " to " + command.node +
+                  (command.after.empty() ? "" : " after " + command.after));
   check_task(command);
   v1::ToNode message;
   auto& task = *message.mutable_task();
@@ -187,11 +190,13 @@ void SimCoordinator::check_delivery(const server::Deliver& command) {
       world_.violation("exchange " + std::to_string(command.exchange) + " is delivered as version " +
                        std::to_string(read.version) + " of fragment " + std::to_string(read.fragment));
     if (read.version + 1 < current && stored_[read.fragment].count(read.version) == 0)
-      world_.violation("exchange " + std::to_string(command.exchange) + " is delivered as a version that is not stored");
+      world_.violation("exchange " + std::to_string(command.exchange) +
+                       " is delivered as a version that is not stored");
   }
 }
 
 void SimCoordinator::on(const server::Deliver& command) {
+  if (world_.trace) world_.record("delivers exchange " + std::to_string(command.exchange) + " to " + command.node);
   check_delivery(command);
   for (const auto& read : command.versions) {
     told_[command.node][read.fragment].insert(read.version);
@@ -206,6 +211,7 @@ void SimCoordinator::on(const server::Deliver& command) {
 }
 
 void SimCoordinator::on(const server::CancelTask& command) {
+  if (world_.trace) world_.record("cancels " + command.task + ": " + command.reason);
   batch_.after.push_back([this, command] {
     v1::ToNode message;
     message.mutable_cancel()->set_task_id(command.task);

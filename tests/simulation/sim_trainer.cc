@@ -26,6 +26,7 @@ void SimTrainer::end() {
 }
 
 void SimTrainer::train(const v1::Task& task) {
+  if (world_.trace) world_.record(node_ + " begins " + task.task_id());
   ++generation_;
   busy_ = true;
   task_ = task;
@@ -42,11 +43,14 @@ void SimTrainer::train(const v1::Task& task) {
     later(5, &SimTrainer::finish);
     return;
   }
-  int read = 0;
-  for (const auto& fragment : task.read()) read += fragment.fragment().rfind("f", 0) == 0 && fragment.fragment() != "frozen";
-  if (read < world_.shape.fragments && (task.after().empty() || task.after() != saved_.last_task))
+  int reads = 0;
+  for (const auto& read : task.read()) reads += read.fragment() != "frozen" ? 1 : 0;
+  if (reads < world_.shape.fragments && (task.after().empty() || task.after() != saved_.last_task))
     return fail(1, not_found("the trainer is at the end of '" + saved_.last_task + "', not of '" + task.after() + "'"));
-  for (const auto& fragment : task.read()) state_.fragments[fragment.fragment()] = {.version = fragment.version()};
+  for (const auto& read : task.read()) {
+    Memory& memory = state_.fragments[read.fragment()];
+    memory = {.version = read.version(), .merged = memory.merged};
+  }
   if (world_.faults() && world_.random.chance(world_.shape.trainer_failures)) {
     const std::int64_t delay = world_.random.between(1, 2000);
     if (world_.random.chance(0.5))
@@ -71,7 +75,7 @@ void SimTrainer::walk() {
 void SimTrainer::arrive() {
   const v1::MergePlan& plan = plans_[next_];
   const auto found = handed_.find({plan.exchange(), plan.fragment()});
-  if (plan.block() && (plan.at_step() >= task_.steps()))
+  if (plan.block() && plan.at_step() >= task_.steps())
     world_.violation("task " + task_.task_id() + " would wait for a merge when its update could be sent");
   if (plan.exchange() <= state_.fragments[plan.fragment()].merged) {
   } else if (found != handed_.end()) {
@@ -105,8 +109,8 @@ void SimTrainer::merge(const v1::MergePlan& plan, std::uint64_t version) {
     world_.violation("task " + task_.task_id() + " merges exchange " + std::to_string(plan.exchange()) +
                      " eagerly, for which nothing was emitted");
   if (version < memory.version)
-    world_.violation(node_ + " merges version " + std::to_string(version) + " of " + plan.fragment() + " after version " +
-                     std::to_string(memory.version));
+    world_.violation(node_ + " merges version " + std::to_string(version) + " of " + plan.fragment() +
+                     " after version " + std::to_string(memory.version));
   memory.version = version;
   memory.merged = plan.exchange();
   memory.in_flight.erase(memory.in_flight.begin(), memory.in_flight.upper_bound(plan.exchange()));
@@ -114,6 +118,7 @@ void SimTrainer::merge(const v1::MergePlan& plan, std::uint64_t version) {
 }
 
 void SimTrainer::finish() {
+  if (world_.trace) world_.record(node_ + " ends " + task_.task_id());
   if (saved_.last_task != task_.task_id()) {
     for (auto& [fragment, memory] : state_.fragments) memory.learned.insert(task_.task_id());
     for (const auto& fragment : task_.write()) {

@@ -1,5 +1,5 @@
-// The trainer of an overlapped run in a simulation: no tensors, but what a trainer must know of them. It goes on from its
-// checkpoint, waits where a merge is late, and notices when something it learned would be sent twice.
+// The trainer of an overlapped run in a simulation: no tensors, but what a trainer must know of them. It goes on from
+// its checkpoint, waits where a merge is late, and notices when something it learned would be sent twice.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +61,7 @@ class SimTrainer {
 
   State saved_;  ///< the checkpoint
   std::map<std::string, std::map<std::string, std::uint64_t>> emitted_;  ///< by task: files in its state directory
-  std::map<std::pair<std::string, std::string>, std::string> sent_;      ///< by fragment and task: the task that sent it
+  std::map<std::pair<std::string, std::string>, std::string> sent_;  ///< by fragment and task: the task that sent it
 
   std::uint64_t generation_ = 0;
   bool busy_ = false;

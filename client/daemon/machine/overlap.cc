@@ -10,12 +10,17 @@ namespace skerry::client {
 
 bool ClientMachine::planned(const Run& run, const MergeKey& key) {
   const auto merged = run.merged.find(key.second);
-  if (merged != run.merged.end() && key.first <= merged->second) return false;
+  const bool before = merged != run.merged.end() && key.first <= merged->second;
   return std::any_of(run.tasks.begin(), run.tasks.end(), [&](const ActiveTask& active) {
-    return active.phase != Phase::kCancelling &&
-           std::any_of(active.task.merge().begin(), active.task.merge().end(), [&](const v1::MergePlan& plan) {
-             return plan.exchange() == key.first && plan.fragment() == key.second;
-           });
+    // Whoever reads the fragment begins anew, perhaps with a trainer that remembers nothing.
+    const auto& read = active.task.read();
+    const bool reads = std::any_of(read.begin(), read.end(), [&](const v1::FragmentVersion& fragment) {
+      return fragment.fragment() == key.second;
+    });
+    if (active.phase == Phase::kCancelling || (before && !reads)) return false;
+    return std::any_of(active.task.merge().begin(), active.task.merge().end(), [&](const v1::MergePlan& plan) {
+      return plan.exchange() == key.first && plan.fragment() == key.second;
+    });
   });
 }
 

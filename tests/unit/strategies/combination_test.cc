@@ -248,10 +248,28 @@ TEST_CASE("overlapped exchange is refused where a node cannot train on while its
 
 TEST_CASE("decoupled exchange goes with the rules it was published with") {
   for (const char* rule : {"weighted_mean", "radial_directional"}) {
-    const std::string text = "name = \"p\"\nstrategy = \"diloco\"\n[model]\narchitecture = \"transformer\"\n[data]\nkind = "
-                             "\"text\"\n[training]\nlearning_rate = 1e-3\nsteps = 24\n[exchange]\nfragments = 2\nschedule = "
-                             "\"staggered\"\noverlap = 4\nmerge = \"replace\"\non_late = \"on_arrival\"\n[participation]\nmode = "
-                             "\"asynchronous\"\nbuffer = 2\ngrace = \"adaptive\"\n[aggregation]\nweights = \"token_rate\"\nrule = \"";
+    const std::string text = R"(name = "p"
+strategy = "diloco"
+[model]
+architecture = "transformer"
+[data]
+kind = "text"
+[training]
+learning_rate = 1e-3
+steps = 24
+[exchange]
+fragments = 2
+schedule = "staggered"
+overlap = 4
+merge = "replace"
+on_late = "on_arrival"
+[participation]
+mode = "asynchronous"
+buffer = 2
+grace = "adaptive"
+[aggregation]
+weights = "token_rate"
+rule = ")";
     const auto spec = parse_run_spec(text + rule + "\"\n", spec_catalogue());
     REQUIRE(spec.ok());
     const auto possible = check_combination(*spec);
@@ -264,7 +282,9 @@ TEST_CASE("decoupled exchange goes with the rules it was published with") {
 
 TEST_CASE("an operator is told of overlaps that are rarely meant") {
   const auto note = [](const std::string& exchange, const std::string& outer) {
-    const auto found = notes("[exchange]\n" + exchange + "[outer]\noptimizer = \"nesterov\"\nmomentum = " + outer + "\n", "steps = 10\n");
+    const auto found =
+        notes("[exchange]\n" + exchange + "[outer]\noptimizer = \"nesterov\"\nmomentum = " + outer + "\n",
+              "steps = 10\n");
     return found.empty() ? "" : found.front();
   };
   CHECK(note("overlap = 10\nmerge = \"replace\"\n", "0.9").find("may swing") != std::string::npos);
