@@ -1,7 +1,9 @@
 // Runs whose fragments travel while their nodes train on: streaming, eager and decoupled exchange by real processes.
 #include <catch2/catch.hpp>
 
+#include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 
 #include "tests/support/federation.h"
@@ -89,6 +91,41 @@ TEST_CASE("a node that loses power while fragments are on their way comes back, 
     }
   });
   CHECK(killed.model == run_to_its_end(run).model);
+}
+
+TEST_CASE("a trainer that is killed with a task goes on with it, and no other node notices") {
+  RunText run = streaming();
+  run.training = "optimizer = \"adamw\"\nlearning_rate = 0.002\nbatch = 64\nsteps = 150\n";
+  const Ended killed = run_to_its_end(run, [](Federation& federation, const std::string& id) {
+    wait_for_round(federation, id, 2);
+    REQUIRE(federation.status_of(id) == "running");
+    const std::string daemon = std::to_string(federation.node("birch").daemon().pid());
+    std::ifstream children("/proc/" + daemon + "/task/" + daemon + "/children");
+    pid_t trainer = 0;
+    REQUIRE(children >> trainer);
+    ::kill(trainer, SIGKILL);
+  });
+  CHECK(Federation::number(Federation::participant(killed.detail, "birch").at("counted")) == 16);
+  CHECK(killed.model == run_to_its_end(run).model);
+}
+
+TEST_CASE("a trainer in Python takes part in an eager run beside those in C++") {
+  const char* root = std::getenv("SKERRY_SOURCE");
+  const std::string numpy = std::string(root != nullptr ? root : ".") + "/examples/python_trainer/numpy_trainer.py";
+  Federation federation;
+  federation.add_node("alder");
+  federation.add_node("birch", {.trainer = {"/usr/bin/python3", numpy}});
+  RunText run = eager();
+  run.model = RunText().model;
+  run.training = RunText().training;
+  run.exchange = "overlap = 5\nmerge = \"eager\"\n";
+  run.participation = RunText().participation;
+  const std::string id = federation.submit(run);
+  const json detail = federation.wait_for_status(id, "completed", 120'000);
+  for (const char* node : {"alder", "birch"}) CHECK(Federation::number(Federation::participant(detail, node).at("counted")) == 8);
+  const auto losses = federation.metric_rows(id, "evaluation", "loss");
+  REQUIRE(losses.size() >= 2);
+  CHECK(losses.back() < losses.front());
 }
 
 }  // namespace
