@@ -88,17 +88,25 @@ void RunMachine::State::deliver(Node& node, Merge merge) {
   // Told again, an exchange is what it was the first time, as long as that version is kept.
   const std::uint64_t current = versions[lanes[merge.lane].front()];
   if (asynchronous() || !merge.version || *merge.version + 1 < current) merge.version = current;
-  Deliver command{node.name, merge.exchange, {}};
+  // A later update may have overtaken this one and been answered before: what is newer now goes into its place.
+  std::uint64_t place = merge.exchange;
+  for (const auto serial : node.train_tasks)
+    for (const auto& planned : tasks.at(serial).merges)
+      if (asynchronous() && planned.lane == merge.lane && planned.version) place = std::max(place, planned.exchange);
+
+  Deliver command{node.name, place, {}};
   for (const auto fragment : lanes[merge.lane])
     command.versions.push_back(
         {fragment, *merge.version, std::exchange(node.last_read[fragment], *merge.version)});
   emit(std::move(command));
-  for (auto& owed : node.owed)
-    if (owed.exchange == merge.exchange) owed.version = merge.version;
+  const auto mark = [&](std::vector<Merge>& merges) {
+    for (auto& each : merges)
+      if (each.exchange == merge.exchange || each.exchange == place) each.version = merge.version;
+  };
+  mark(node.owed);
   touch(node);
   for (const auto serial : node.train_tasks) {
-    for (auto& planned : tasks.at(serial).merges)
-      if (planned.exchange == merge.exchange) planned.version = merge.version;
+    mark(tasks.at(serial).merges);
     touch(tasks.at(serial));
   }
 }
@@ -109,16 +117,9 @@ void RunMachine::State::deliver_known(const Task& task, bool again) {
 }
 
 void RunMachine::State::deliver_planned(Node& node, std::uint64_t exchange) {
-  std::optional<Merge> answer;
   for (const auto serial : node.train_tasks)
-    for (const auto& merge : tasks.at(serial).merges)
-      if (merge.exchange == exchange) answer = merge;
-  if (!answer) return;
-  // A later update that overtook this one was answered before: what is newer now goes into its place.
-  for (const auto serial : node.train_tasks)
-    for (const auto& merge : tasks.at(serial).merges)
-      if (merge.lane == answer->lane && merge.version && merge.exchange > answer->exchange) answer = merge;
-  deliver(node, *answer);
+    for (const Merge& merge : tasks.at(serial).merges)
+      if (merge.exchange == exchange) return deliver(node, merge);
 }
 
 void RunMachine::State::answer_lost(Node& node, Serial serial) {
