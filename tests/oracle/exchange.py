@@ -82,6 +82,31 @@ class Outer:
         return theta - rate * (delta + beta * self.velocity if o["optimizer"] == "nesterov" else self.velocity)
 
 
+# ---- what an update's encoding leaves of it, for vectors of less than a block (docs/encodings.md) ----
+
+def int8(x):
+    """256 buckets within three deviations, each decoded to its mean."""
+    sigma = np.sqrt((x ** 2).sum() / max(len(x) - 1, 1))
+    codes = np.round(np.clip(x * (256 / (6 * sigma) if sigma else 0), -128, 127))
+    return np.array([x[codes == code].mean() for code in codes])
+
+
+def topk2(x):
+    """One in 64, as a sign and one of two magnitudes: the means of a lower and an upper part."""
+    keep = np.sort(np.argsort(-np.abs(x), kind="stable")[: -(-len(x) // 64)])
+    sizes = np.sort(np.abs(x[keep]))
+    cuts = [j for j in range(1, len(sizes)) if sizes[j] > sizes[j - 1]]
+    explained = [sizes[:j].sum() ** 2 / j + sizes[j:].sum() ** 2 / (len(sizes) - j) for j in cuts]
+    j = cuts[int(np.argmax(explained))] if cuts else 0
+    low, high = sizes[:j].mean() if j else 0, sizes[j:].mean()
+    out = np.zeros_like(x)
+    out[keep] = np.sign(x[keep]) * np.where(np.abs(x[keep]) >= sizes[j], high, low)
+    return out
+
+
+ENCODINGS = {"f32": lambda x: x, "int8": int8, "topk2": topk2}
+
+
 # ---- islands ----
 
 class Island:
@@ -91,6 +116,8 @@ class Island:
         self.x = [w.copy() for w in model]
         self.inner = Inner(case["inner"])
         self.base = [[self.x[i].copy() for i in f] for f in self.fragments]
+        self.encode, self.feedback = ENCODINGS[case.get("up", "f32")], case.get("feedback", 0)
+        self.residual = [0.0 for _ in self.fragments]
         self.flying = {}                             # (fragment, exchange): as emitted, moved by every merge since
 
     def train(self, steps):
@@ -104,6 +131,14 @@ class Island:
 
     def change(self, fragment):
         return [b - self.x[i] for b, i in zip(self.base[fragment], self.fragments[fragment])]
+
+    def sent(self, fragment, delta):
+        """What arrives of a change; with error feedback the rest goes into the next one."""
+        whole = np.concatenate([d.ravel() for d in delta]) + self.feedback * self.residual[fragment]
+        coded = self.encode(whole)
+        self.residual[fragment] = whole - coded
+        ends = np.cumsum([d.size for d in delta])[:-1]
+        return [part.reshape(d.shape) for part, d in zip(np.split(coded, ends), delta)]
 
     def emit(self, fragment, exchange):
         """The change since the last emission; the next one begins here."""
@@ -181,7 +216,7 @@ def synchronous(case):
                 merge_all(case, island, exchange - 2, versions)
                 island.train(steps)
         for fragment in written(case, exchange):
-            deltas = [i.emit(fragment, exchange) if overlap else i.change(fragment) for i in islands]
+            deltas = [i.sent(fragment, i.emit(fragment, exchange) if overlap else i.change(fragment)) for i in islands]
             kept = [n for n in range(len(islands)) if n not in lost]
             version = coordinator.commit(fragment, [deltas[n] for n in kept], [weights[n] for n in kept])
             versions[fragment, exchange] = [v.copy() for v in version]

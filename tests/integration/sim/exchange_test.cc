@@ -145,7 +145,9 @@ json case_of(const Case& given) {
                {"schedule", spec.exchange.schedule == ExchangeSpec::Schedule::kStaggered ? "staggered" : "whole"},
                {"overlap", spec.exchange.overlap},
                {"merge", spec.exchange.merge},
-               {"alpha", spec.exchange.alpha}};
+               {"alpha", spec.exchange.alpha},
+               {"up", spec.exchange.up},
+               {"feedback", spec.exchange.up_feedback}};
   told.update(given.reference);
   return told;
 }
@@ -282,6 +284,16 @@ TEST_CASE("delayed and eager updates across a whole round give the reference's p
   for (const double alpha : {0.5, 1.0})
     same_as_the_reference({.run = kNesterov + kAll + training(3) +
                                   "[exchange]\noverlap = 3\nmerge = \"eager\"\nalpha = " + number(alpha) + "\n"});
+}
+
+TEST_CASE("int8, and topk2 with error feedback, give the reference's parameters") {
+  same_as_the_reference({.run = kNesterov + kAll + training(3) + "[exchange]\nup = \"int8\"\n"});
+  same_as_the_reference({.exchanges = 8,
+                         .run = "[outer]\noptimizer = \"sgd\"\nlearning_rate = 1\n" + kAll + training(3) +
+                                "[exchange]\nup = \"topk2\"\n"});
+  same_as_the_reference(
+      {.exchanges = 6,
+       .run = kNesterov + kAll + training(3) + fragments(3, "strided", 2, "lerp", 0.5) + "up = \"topk2\"\n"});
 }
 
 TEST_CASE("delayed Nesterov on islands of different speeds gives the reference's parameters") {
