@@ -18,7 +18,7 @@ RunSpec table_spec() {
   RunSpec spec;
   spec.seed = 1;
   spec.model_json = R"({"architecture":"linear","inputs":1,"outputs":2})";
-  spec.data = {"csv", R"({"features":["a"],"label":"y","classes":2})", "train", 1};
+  spec.data = {.kind = "csv", .schema_json = R"({"features":["a"],"label":"y","classes":2})", .train_split = "train"};
   spec.evaluation.split = "holdout";
   return spec;
 }
