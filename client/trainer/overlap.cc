@@ -12,7 +12,7 @@ constexpr std::size_t kMaxEarlier = 2;
 }  // namespace
 
 void remember_read(FragmentMemory& memory, std::uint64_t version, std::span<const float> values) {
-  memory = {version, memory.merged, {values.begin(), values.end()}, std::nullopt, {}};
+  memory = {version, 0, {values.begin(), values.end()}, std::nullopt, {}};
 }
 
 void remember_emitted(FragmentMemory& memory, std::uint64_t exchange, std::span<const float> values) {

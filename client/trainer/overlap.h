@@ -16,7 +16,7 @@ namespace skerry::trainer {
 /// One fragment. Every vector has the fragment's elements.
 struct FragmentMemory {
   std::uint64_t version = 0;               ///< read or merged last
-  std::uint64_t merged = 0;                ///< the newest exchange that was merged; 0: none
+  std::uint64_t merged = 0;                ///< the newest exchange merged since it was read; 0: none
   std::vector<float> base;                 ///< what the next update is measured from; empty: never read
   std::optional<std::uint64_t> in_flight;  ///< the exchange that the base was emitted for, until its version is merged
   std::map<std::uint64_t, std::vector<float>> earlier;  ///< emissions before that one which are not merged either

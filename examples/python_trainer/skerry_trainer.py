@@ -304,7 +304,7 @@ class Trainer:
             self.tensors[fragment] = load(source["path"])
             if line.get("emit") or line.get("merge"):
                 memory = self._remembered(fragment)
-                memory.update(version=source["version"], base=copy.deepcopy(self.tensors[fragment]), in_flight=None, earlier={})
+                memory.update(version=source["version"], merged=0, base=copy.deepcopy(self.tensors[fragment]), in_flight=None, earlier={})
 
     # Overlapped exchange: docs/trainer-protocol.md has the rules.
 

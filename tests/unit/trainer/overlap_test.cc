@@ -109,6 +109,8 @@ TEST_CASE("an exchange is merged once, and none after a later one of its fragmen
   CHECK(is_merged(one.memory, plan(MergeRule::kReplace, 0, 3)));
   CHECK_FALSE(is_merged(one.memory, plan(MergeRule::kReplace, 0, 5)));
   CHECK_FALSE(is_merged(one.memory, plan(MergeRule::kReplace, 0, 0)));
+  remember_read(one.memory, 4, Values{1});  // of before that exchange
+  CHECK_FALSE(is_merged(one.memory, plan(MergeRule::kReplace, 0, 4)));
 }
 
 TEST_CASE("emissions that are never merged are forgotten, the oldest first") {
