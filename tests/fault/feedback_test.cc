@@ -1,7 +1,10 @@
-// What encodings lose, and error feedback carries on.
+// What encodings lose, and error feedback carries on, through machines that die: nothing of it is sent twice or forgotten.
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -13,6 +16,14 @@ namespace skerry::test {
 namespace {
 
 using nlohmann::json;
+
+// 10 parameters, of which topk2 sends one: most of a model's way goes through the residuals.
+RunText lossy_run() {
+  RunText run;
+  run.exchange = "up = \"topk2\"\ndown = \"topk2\"\ndown_feedback = 0.9\nup_rounding = \"stochastic\"\n";
+  run.rounds = 12;
+  return run;
+}
 
 std::vector<std::string> residuals_of(const Node& node, const std::string& run) {
   std::vector<std::string> paths;
@@ -36,6 +47,45 @@ double norm_of_file(const std::string& path) {
 }
 
 }  // namespace
+
+TEST_CASE("a daemon and a coordinator that die again and again end with the model that nobody's death would have given") {
+  std::map<std::string, std::string> undisturbed;
+  {
+    Federation federation;
+    for (const char* node : {"alder", "birch"}) federation.add_node(node, {.scripted = true});
+    const std::string id = federation.submit(lossy_run());
+    federation.wait_for_status(id, "completed");
+    undisturbed = federation.final_model(id);
+  }
+  Federation federation;
+  Node& alder = federation.add_node("alder", {.scripted = true});
+  Node& birch = federation.add_node("birch", {.scripted = true});
+  alder.script({{"hold", true}});
+  birch.script({{"task_ms", 60}});
+  const std::string id = federation.submit(lossy_run());
+  // Between training and receipt: alder is waited for.
+  federation.wait_for(id, "birch's update", [](const json& detail) { return detail.at("fragments").at(0).at("accepted") == 1; });
+  birch.kill();
+  birch.start();
+  federation.wait_for_node("birch");
+  alder.script({{"task_ms", 60}});
+  const auto pause = [](std::int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); };
+  // At moments of their own in the tasks of both, and in the exchange.
+  for (const std::int64_t after : {35, 75, 110, 55, 95, 140}) {
+    pause(after);
+    birch.kill();
+    birch.start();
+    federation.wait_for_node("birch");
+    if (after == 110 || after == 140) {
+      federation.kill_server();
+      federation.start_server();
+      federation.reconnect();
+    }
+  }
+  const json detail = federation.wait_for_status(id, "completed");
+  CHECK(detail.at("discarded").empty());
+  CHECK(federation.final_model(id) == undisturbed);
+}
 
 TEST_CASE("a discarded update goes back into what its node carries on") {
   Federation federation;

@@ -256,6 +256,7 @@ class ClientMachine {
   bool leaving_ = false;
   std::map<std::string, Run> runs_;
   std::map<std::string, OutboxEntry> outbox_;
+  std::deque<std::string> decided_;  ///< updates whose fate was told in this session, the latest
   std::uint64_t stored_ = 0;  ///< serial of the latest entry of the outbox
   std::deque<v1::TaskFailure> unsent_failures_;  ///< of tasks that failed while no session was open
   Instant alarm_ = 0;                            ///< the last WakeAt; 0: none

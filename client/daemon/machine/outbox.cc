@@ -5,6 +5,11 @@
 #include <utility>
 
 namespace skerry::client {
+namespace {
+
+constexpr std::size_t kMaxDecided = 64;
+
+}  // namespace
 
 void ClientMachine::on(const OutboxStored& event) {
   const std::string& id = event.update.task.task_id();
@@ -128,6 +133,8 @@ void ClientMachine::on_message(const v1::Receipt& receipt) {
     note(Note::Level::kWarning, "the update of task " + receipt.task_id() + " was discarded: " + receipt.reason());
   const v1::Task& task = entry.update.task;
   out_.emplace_back(ForgetUpdate{task.run_id(), task.task_id(), task.kind(), receipt.state(), receipt.reason()});
+  decided_.push_back(receipt.task_id());
+  if (decided_.size() > kMaxDecided) decided_.pop_front();
   outbox_.erase(found);
 }
 

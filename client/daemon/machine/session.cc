@@ -134,6 +134,7 @@ void ClientMachine::on_message(const v1::Welcome& welcome) {
   if (session_ != Session::kGreeting) return;
   session_ = Session::kOpen;
   welcomed_at_ = now_;
+  decided_.clear();
   detail_.clear();
   incarnation_ = welcome.incarnation();
   coordinator_ = welcome.coordinator();

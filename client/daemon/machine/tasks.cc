@@ -28,6 +28,9 @@ void ClientMachine::on_message(const v1::Task& task) {
     if (stored->second.phase == OutboxEntry::Phase::kWaiting) offer(stored->second);
     return;
   }
+  // A repetition that was under way while its update was decided. Trained again, the update would carry on twice what depends
+  // on it: a residual, a control variate.
+  if (std::find(decided_.begin(), decided_.end(), task.task_id()) != decided_.end()) return;
   Run* run = find_run(task.run_id());
   if (run != nullptr)
     for (auto* list : {&run->tasks, &run->storing})

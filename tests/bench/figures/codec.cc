@@ -67,7 +67,7 @@ Figures codec(BenchmarkContext& context) {
       figure.unit = "GB/s";
       figure.baseline = copy;
       figure.baseline_name = "memcpy of the f32 values";
-      char text[16];
+      char text[32];
       std::snprintf(text, sizeof text, "≥ %g", target);
       figure.target = target > 0 ? text : "";
       figure.met = figure.value >= target;

@@ -184,6 +184,20 @@ TEST_CASE("an update leaves only after it is durable, and is forgotten only afte
   CHECK(world.machine.status().outbox.empty());
 }
 
+TEST_CASE("a task whose repetition was under way while its update was decided is not worked on again") {
+  World world;
+  world.start();
+  world.announce("r");
+  world.begin_work("r", "t1");
+  world.finish_work("r", "t1");
+  world.receipt("t1", v1::UPDATE_COUNTED);
+  world.give(world.task("r", "t1"));
+  CHECK(world.none<Fetch>());
+  CHECK(world.machine.status().runs.at(0).tasks.empty());
+  world.give(world.task("r", "t2"));
+  CHECK(world.all<Fetch>().size() == 1);
+}
+
 TEST_CASE("a run with control variates begins no training while the fate of its latest update is open") {
   World world;
   world.start();
