@@ -168,7 +168,7 @@ void Simulation::arrive(const std::string& task) {
   }
   outstanding.waits_at_home = !member.there;
   if (!member.there) return;
-  if (outstanding.job->is_train() && Draws(outstanding.job->task.seed(), "loss").uniform() < options_.scenario.drop_updates) {
+  if (outstanding.job->is_train() && Draws(outstanding.job->task.seed(), "loss", outstanding.job->number).uniform() < options_.scenario.drop_updates) {
     ++member.result.dropped;
     give_back(outstanding);
     return fail(outstanding, Error{Code::kDataLoss, "the update was lost on its way", /*retryable=*/false});

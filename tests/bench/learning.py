@@ -109,7 +109,7 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         self.texts = Texts(pathlib.Path(arguments.data), self.work)
         self.file = pathlib.Path(arguments.json)
-        self.results = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.results = self.stored()
         self.lock = threading.Lock()
         self.warm_lock = threading.Lock()
 
@@ -229,8 +229,12 @@ class Bench:
         model.update({key[6:]: value for key, value in cell["set"].items() if key.startswith("model.")})
         return model
 
+    def stored(self):
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
+
     def keep(self, cell, result):
         with self.lock:
+            self.results.update(self.stored())  # what another process has found meanwhile
             self.results[cell["key"]] = {**{k: cell[k] for k in ("method", "size", "rate", "seed")}, **result}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             rows = sorted(self.results.items(), key=lambda item: (item[1]["method"], item[1]["size"], item[1]["rate"] or 0, item[1]["seed"]))
