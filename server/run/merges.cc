@@ -112,8 +112,10 @@ void RunMachine::State::deliver(Node& node, Merge merge) {
 }
 
 void RunMachine::State::deliver_known(const Task& task, bool again) {
+  // What is merged on arrival may have come when the node was done with the task that planned it and had none after it.
+  const bool perhaps_missed = !setup.spec.exchange.block;
   for (const Merge& merge : std::vector<Merge>(task.merges))
-    if (is_over(merge) && (again || !merge.version)) deliver(nodes.at(task.node), merge);
+    if (is_over(merge) && (again || perhaps_missed || !merge.version)) deliver(nodes.at(task.node), merge);
 }
 
 void RunMachine::State::deliver_planned(Node& node, std::uint64_t exchange) {

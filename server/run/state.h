@@ -275,7 +275,7 @@ struct RunMachine::State {
   void supersede(Node& node, const Exchange& exchange);
   bool is_over(const Merge& merge) const;
   void deliver(Node& node, Merge merge);
-  /// What of this task's merges is over; unless `again`, only what its node has not been told yet.
+  /// What of this task's merges is over; unless `again`, only what its node may not have heard of yet.
   void deliver_known(const Task& task, bool again);
   /// `exchange`, which is over, where a task of the node merges it.
   void deliver_planned(Node& node, std::uint64_t exchange);

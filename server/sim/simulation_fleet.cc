@@ -88,6 +88,7 @@ void Simulation::kill(std::size_t client) {
   member.bases.clear();
   member.previous.clear();
   member.delivered.clear();
+  member.merged.clear();
   member.counted.clear();
   member.free_at_ms = now();
   set_there(client, true);

@@ -15,6 +15,8 @@ constexpr std::uint64_t kKeptDeliveries = 64;  // exchanges; older ones are of t
 void Simulation::take_delivery(std::size_t client, const v1::Delivery& delivery) {
   Member& member = members_[client];
   const v1::FragmentVersion& version = delivery.version();
+  const auto merged = member.merged.find(version.fragment());
+  if (merged != member.merged.end() && delivery.exchange() <= merged->second) return;  // told again
   Delivered& delivered = member.delivered[{version.fragment(), delivery.exchange()}];
   if (delivered.version) return;  // told again
   auto& base = member.bases[version.fragment()];
@@ -91,6 +93,8 @@ void Simulation::settle_merges(Member& member, Outstanding& outstanding) {
       if (step >= static_cast<double>(job.task.steps())) continue;
       plan.set_at_step(std::max(plan.at_step(), static_cast<std::uint64_t>(step)));
       plan.set_block(true);
+      auto& merged = member.merged[plan.fragment()];
+      merged = std::max(merged, plan.exchange());
     }
     job.merges.push_back(found->second.version);
     settled.push_back(std::move(plan));

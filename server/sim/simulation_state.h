@@ -40,6 +40,7 @@ struct Member {
   std::map<std::string, std::shared_ptr<const ModelFile>> bases;     ///< by fragment: what it fetched last to train on
   std::map<std::string, std::shared_ptr<const ModelFile>> previous;  ///< and before that
   std::map<std::pair<std::string, std::uint64_t>, Delivered> delivered;  ///< by fragment and exchange: not merged yet
+  std::map<std::string, std::uint64_t> merged;  ///< by fragment: the newest exchange merged on its arrival
 };
 
 /// A task that was given out, until its receipt is final.

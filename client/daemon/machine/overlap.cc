@@ -31,9 +31,10 @@ void ClientMachine::on_message(const v1::Delivery& delivery) {
   if (run == nullptr || run->ended || !planned(*run, key)) return;
   const auto [found, fresh] = run->merges.try_emplace(key);
   const auto& known = found->second.delivery.version();
-  if (!fresh && known.version() == delivery.version().version() &&
-      known.whole().content_id() == delivery.version().whole().content_id())
-    return;
+  const bool same = known.version() == delivery.version().version() &&
+                    known.whole().content_id() == delivery.version().whole().content_id();
+  // What the trainer has been handed it merges, even if a newer version would do as well.
+  if (!fresh && (same || run->tasks.front().handed.count(key) != 0)) return;
   found->second = Merge{delivery};
   out_.emplace_back(FetchMerge{delivery});
 }

@@ -188,6 +188,17 @@ TEST_CASE("a merge on arrival that did not come in time is handed to the next ta
   CHECK(world.all<MergeFragment>().size() == 1);
 }
 
+TEST_CASE("a newer version in the place of one that the trainer has been handed is not fetched") {
+  Overlap world;
+  world.begin();
+  world.done(1);
+  world.deliver(1);
+  world.fetched(1);
+  REQUIRE(world.all<MergeFragment>().size() == 1);
+  world.deliver(1, 2, "b2-2");
+  CHECK(world.none<FetchMerge>());
+}
+
 TEST_CASE("a version that cannot be fetched for a while is fetched again") {
   Overlap world;
   world.begin();

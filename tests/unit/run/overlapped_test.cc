@@ -395,6 +395,17 @@ TEST_CASE("asynchronous: each update is answered, and what its node has not merg
   CHECK(merges(only<AssignTask>(offer(world, fourth, 2))).rfind("3@", 0) == 0);
 }
 
+TEST_CASE("asynchronous: what came when its node was done with all its tasks is told again with the next one") {
+  World world = overlapped("overlap = 4\non_late = \"on_arrival\"\n", "mode = \"asynchronous\"\nbuffer = 1\n");
+  const auto tasks = all<AssignTask>(world.join("a"));
+  offer(world, tasks[0], 0);
+  // The node has trained both tasks that it has. Their updates travel, and it drops what no task of its plans.
+  CHECK(told(world.tell(Reduced{.exchange = 1})) == Texts{"a 1:1"});
+  const auto commands = offer(world, tasks[1], 0);
+  CHECK(merges(only<AssignTask>(commands)).rfind("1@0", 0) == 0);
+  CHECK(told(commands) == Texts{"a 1:1"});
+}
+
 TEST_CASE("asynchronous: an update that is too old is answered with the newest version") {
   World world = overlapped("overlap = 4\non_late = \"on_arrival\"\n",
                            "mode = \"asynchronous\"\nbuffer = 1\nmaximum_staleness = 0\n");
@@ -404,7 +415,8 @@ TEST_CASE("asynchronous: an update that is too old is answered with the newest v
   world.tell(Reduced{.exchange = 1});
   const auto commands = offer(world, slow, 0);
   CHECK(only<Discard>(commands).reason == "the update is 1 exchanges old, 0 are allowed");
-  CHECK(told(commands) == Texts{"a " + std::to_string(slow.exchange) + ":1"});
+  const std::string answer = "a " + std::to_string(slow.exchange) + ":1";
+  CHECK(told(commands) == Texts{answer, answer});  // for the task that it has, and for the one that it is given
 }
 
 TEST_CASE("asynchronous: staleness is counted from the version that the node merged last") {
