@@ -18,6 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
+constexpr int kMaxConfigDepth = 32;
 
 json decoder_config(const json& model) {
   const bool qk_norm = model["qk_norm"].get<bool>();
@@ -281,7 +282,11 @@ Result<json> hugging_face_section(const json& config) {
 
 Result<json> import_hugging_face(const std::string& from, const std::string& path) {
   SKERRY_ASSIGN(const std::string text, read_file(join_path(from, "config.json"), kMaxConfigBytes));
-  SKERRY_ASSIGN(const json section, hugging_face_section(json::parse(text, nullptr, false)));
+  bool deep = false;  // copies and messages of the JSON library recurse: a hostile file must not end the program
+  const auto shallow = [&deep](int depth, json::parse_event_t, json&) { return !(deep = deep || depth > kMaxConfigDepth); };
+  const json config = json::parse(text, shallow, /*allow_exceptions=*/false);
+  if (deep) return invalid_argument("config.json is nested deeper than " + std::to_string(kMaxConfigDepth) + " levels");
+  SKERRY_ASSIGN(const json section, hugging_face_section(config));
   SKERRY_ASSIGN(const ModelLayout layout, build_layout(section));
   SKERRY_ASSIGN(const ShardedModel model, ShardedModel::open(from));
   SKERRY_ASSIGN(const std::vector<ShardedModel::Tensor> tensors, match_tensors(model, layout));

@@ -155,4 +155,13 @@ TEST_CASE("an import widens bf16 shards to one f32 file and checks every name an
   CHECK(message() == R"(the model has no tensor "transformer.norm_f.weight")");
 }
 
+TEST_CASE("a config.json that is nested very deep is refused") {
+  const test::TempDir dir;
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  REQUIRE(write_file_atomic(dir.path() + "/config.json", R"({"model_type":"llama","hidden_act":)" + deep + "}").ok());
+  const auto refused = import_hugging_face(dir.path(), dir.path() + "/out.safetensors");
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message == "config.json is nested deeper than 32 levels");
+}
+
 }  // namespace skerry
