@@ -89,6 +89,9 @@ class RunHost {
   /// A node sent something for `task` that is no update: its task ends by it, another's does not.
   void invalid(const std::string& task, const std::string& node, const Error& why);
 
+  /// The coordinator failed at checking an update, for want of disk space perhaps. No answer about the task, and no fault of the node's.
+  void unchecked(UpdateStored event, const Error& why);
+
   /// A node gave up a task.
   void failed(const std::string& node, const std::string& task, Error error);
 

@@ -123,6 +123,7 @@ void RunHost::check_cargo(Offer offer) {
     services_.core.post([this, task, node, squares, failed] {
       auto found = offers_.extract(task);
       if (found.empty()) return;
+      if (failed && failed->code != Code::kInvalidArgument) return unchecked(std::move(found.mapped().event), *failed);
       if (failed) return invalid(task, node, *failed);
       found.mapped().event.norm = std::sqrt(squares);
       admit(std::move(found.mapped()));
@@ -140,6 +141,13 @@ void RunHost::admit(Offer offer) {
   offers_.insert_or_assign(task, std::move(offer));
   handle(std::move(event));
   offers_.erase(task);
+}
+
+// Nothing is known against its sender: the daemon offers it again after a while.
+void RunHost::unchecked(UpdateStored event, const Error& why) {
+  spdlog::error("run {}: the update of task {} by node {} could not be checked: {}", record_.run_id, event.task, event.node, to_string(why));
+  if (!machine_.awaits(event.task)) return handle(std::move(event));
+  send_receipt(event.node, {.task_id = event.task, .run_id = record_.run_id, .reason = "the coordinator could not check it: offer the update again"});
 }
 
 void RunHost::invalid(const std::string& task, const std::string& node, const Error& why) {

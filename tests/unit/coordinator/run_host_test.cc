@@ -1,3 +1,4 @@
+#include "common/os/files.h"
 #include "tests/unit/coordinator/world.h"
 
 namespace skerry::server {
@@ -64,6 +65,53 @@ TEST_CASE("a run goes on from what was accepted, also under the epoch of a resto
   CHECK(world.states("alder", first) == std::vector<v1::UpdateState>{v1::UPDATE_COUNTED});
   CHECK(world.states("birch", second).back() == v1::UPDATE_COUNTED);
   CHECK(run->detail().fragments(0).version() == 1);
+}
+
+TEST_CASE("an update that the coordinator fails to check is no fault of its node's, and can be offered again") {
+  World world;
+  std::string spec = kSpec;
+  spec.replace(spec.find("inputs = 4"), 10, "inputs = 40000");
+  spec.replace(spec.find("[4]"), 3, "[40000]");
+  const auto run = world.begin("r-1", spec);
+  const std::string task = world.join(*run).at("alder");
+  const FragmentShape& shape = run->plan().shapes.front();
+  const std::string bytes(4 * shape.elements, '\0');
+  const std::string id = content_id(bytes);
+  const auto upload = [&] {
+    auto writer = world.cargo->write_upload({task, "alder", id, bytes.size()}, 0);
+    REQUIRE(writer.ok());
+    REQUIRE(writer->write(as_bytes_of(bytes)).ok());
+    REQUIRE(writer->finish().ok());
+  };
+  const auto offer = [&](bool lost) {
+    v1::UpdateBody body;
+    body.set_task_id(task);
+    body.set_run_id("r-1");
+    body.set_spec_hash(run->plan().spec.hash);
+    body.set_node("alder");
+    body.set_kind(v1::TASK_TRAIN);
+    body.set_examples(10);
+    v1::FragmentUpdate& fragment = *body.add_fragments();
+    fragment.set_fragment(shape.name);
+    fragment.set_encoding("f32");
+    fragment.mutable_data()->set_content_id(id);
+    fragment.mutable_data()->set_size(bytes.size());
+    v1::SignedUpdate message;
+    message.set_body(body.SerializeAsString());
+    run->offered("alder", std::move(body), std::move(message));
+    const std::string path = world.cargo->spool_file(task, id).value();
+    if (lost) REQUIRE(rename_durable(path, path + ".away").ok());
+    world.bulk.turn();
+    world.core.turn();
+    if (lost) REQUIRE(rename_durable(path + ".away", path).ok());
+    world.settle();
+  };
+  upload();
+  offer(/*lost=*/true);
+  CHECK(world.refusals == 0);
+  CHECK(world.states("alder", task) == std::vector<v1::UpdateState>{v1::UPDATE_STATE_UNSPECIFIED});
+  offer(/*lost=*/false);
+  CHECK(world.states("alder", task).back() == v1::UPDATE_ACCEPTED);
 }
 
 }  // namespace skerry::server
