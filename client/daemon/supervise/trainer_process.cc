@@ -22,6 +22,7 @@ constexpr std::size_t kMaxLine = 1 << 20;
 constexpr std::size_t kMaxUnsent = 16 << 20;
 constexpr std::uint64_t kLogBytes = 1 << 20;
 constexpr std::uint64_t kLeastProgressMs = 200;
+constexpr int kLastChunks = 16;  // 1 MiB, the most that a pipe may hold
 
 std::uint64_t count_member(const json& message, const char* name) {
   const auto found = message.find(name);
@@ -74,7 +75,7 @@ TrainerProcess::TrainerProcess(EventLoop& loop, TrainerLaunch launch, TrainerEve
     : loop_(loop), launch_(std::move(launch)), events_(std::move(events)), process_(std::move(process)) {}
 
 Result<void> TrainerProcess::begin() {
-  SKERRY_TRY(loop_.watch(process_.stdout_fd(), EPOLLIN, [this](std::uint32_t) { read_stdout(); }));
+  SKERRY_TRY(loop_.watch(process_.stdout_fd(), EPOLLIN, [this](std::uint32_t) { read_stdout(1); }));
   SKERRY_TRY(loop_.watch(process_.stderr_fd(), EPOLLIN, [this](std::uint32_t) { read_stderr(); }));
   if (process_.exit_fd() >= 0)
     SKERRY_TRY(loop_.watch(process_.exit_fd(), EPOLLIN, [this](std::uint32_t) { child_ended(); }));
@@ -141,8 +142,8 @@ void TrainerProcess::give_up(Error error) {
   process_.send_signal(SIGKILL);
 }
 
-void TrainerProcess::read_stdout() {
-  for (;;) {
+void TrainerProcess::read_stdout(int most_chunks) {
+  for (int chunk_number = 0; chunk_number < most_chunks; ++chunk_number) {
     auto chunk = read_available(process_.stdout_fd());
     if (!chunk.ok() || chunk->end) {
       loop_.unwatch(process_.stdout_fd());
@@ -161,7 +162,7 @@ void TrainerProcess::read_stdout() {
       unread_.clear();
       return give_up({Code::kResourceExhausted, "the trainer wrote a line of more than 1 MiB", false});
     }
-    if (short_read) return;  // level triggered: more wakes us again
+    if (short_read) return;
   }
 }
 
@@ -254,7 +255,7 @@ void TrainerProcess::child_ended() {
   loop_.cancel(timer_);
   loop_.unwatch(process_.exit_fd());
   read_stderr();
-  if (process_.stdout_fd() >= 0) read_stdout();  // its last words may still be in the pipe
+  if (process_.stdout_fd() >= 0) read_stdout(kLastChunks);  // its last words may still be in the pipe
   loop_.unwatch(process_.stdout_fd());
   loop_.unwatch(process_.stderr_fd());
   if (process_.stdin_fd() >= 0) loop_.unwatch(process_.stdin_fd());

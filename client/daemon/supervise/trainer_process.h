@@ -59,7 +59,8 @@ class TrainerProcess {
  private:
   TrainerProcess(EventLoop& loop, TrainerLaunch launch, TrainerEvents events, Process process);
   Result<void> begin();
-  void read_stdout();
+  /// At most so many pieces of 64 KiB: a trainer that writes without end must not keep the loop from its timers. The rest wakes it again.
+  void read_stdout(int most_chunks);
   void read_stderr();
   void take_line(std::string_view line);
   void take_message(const nlohmann::json& message);

@@ -135,6 +135,12 @@ sleep 60
   CHECK(world.exit->message == "the data is gone");
 }
 
+TEST_CASE("a trainer that writes without end does not keep the loop from its timers") {
+  World world("exec yes 'sixteen letters'\n", 300);  // with their line's end they fill the pipe to its last byte
+  world.run();
+  CHECK(world.exit->code == Code::kDeadlineExceeded);
+}
+
 TEST_CASE("a trainer that crashes is told with its signal") {
   World world(std::string(kHello) + kOpened + "kill -9 $$\n");
   world.run();
