@@ -40,7 +40,9 @@ class ByteTokenizer final : public Tokenizer {
 // Where a text of UTF-8 is cut so that no piece is very long: after a line's end, else between two characters.
 std::size_t piece_end(std::string_view text) {
   if (text.size() <= kPieceBytes) return text.size();
-  if (const std::size_t newline = text.find('\n', kPieceBytes); newline < 2 * kPieceBytes) return newline + 1;
+  // Looked for no further than the piece may reach: a text without lines must not be read again for each of its pieces.
+  if (const std::size_t newline = text.substr(0, 2 * kPieceBytes).find('\n', kPieceBytes); newline != std::string_view::npos)
+    return newline + 1;
   if (text.size() <= 2 * kPieceBytes) return text.size();
   std::size_t end = 2 * kPieceBytes;
   while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
