@@ -22,6 +22,7 @@ using nlohmann::json;
 
 constexpr int kMaxSize = 1024;
 constexpr int kLanguage = 1;  // of the frames
+constexpr std::uint64_t kMaxHello = 4096;
 constexpr auto kRedial = std::chrono::milliseconds(500);
 
 std::int64_t now_ms() {
@@ -223,7 +224,8 @@ Result<void> Island::start_local() {
 }
 
 Result<void> Island::admit(IslandLink link) {
-  SKERRY_ASSIGN(const std::string text, link.expect(FrameKind::kHello, 5'000));
+  // Anybody may knock: no memory for what a stranger promises.
+  SKERRY_ASSIGN(const std::string text, link.expect(FrameKind::kHello, 5'000, kMaxHello));
   const json hello = json::parse(text, nullptr, false);
   const auto number = [&](const char* name) {
     const auto found = hello.is_object() ? hello.find(name) : hello.end();

@@ -16,7 +16,6 @@
 namespace skerry::trainer {
 namespace {
 
-constexpr std::uint64_t kMaxFrame = std::uint64_t{1} << 32;
 constexpr std::int64_t kSendMs = 60'000;
 
 std::int64_t now_ms() {
@@ -155,14 +154,14 @@ Result<void> IslandLink::read_exactly(std::byte* out, std::size_t size, std::int
   return {};
 }
 
-Result<Frame> IslandLink::receive(std::int64_t timeout_ms) {
+Result<Frame> IslandLink::receive(std::int64_t timeout_ms, std::uint64_t most) {
   const std::int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
   std::array<std::byte, 9> head{};
   SKERRY_TRY(read_exactly(head.data(), head.size(), deadline));
   std::uint64_t size = 0;
   for (std::size_t i = 0; i < 8; ++i) size |= std::to_integer<std::uint64_t>(head[i + 1]) << (8 * i);
   const auto kind = std::to_integer<std::uint8_t>(head[0]);
-  if (kind < static_cast<std::uint8_t>(FrameKind::kHello) || kind > static_cast<std::uint8_t>(FrameKind::kClose) || size > kMaxFrame) {
+  if (kind < static_cast<std::uint8_t>(FrameKind::kHello) || kind > static_cast<std::uint8_t>(FrameKind::kClose) || size > most) {
     return invalid_argument("who has connected speaks no island's language");
   }
   Frame frame{static_cast<FrameKind>(kind), std::string(size, '\0')};
@@ -170,8 +169,8 @@ Result<Frame> IslandLink::receive(std::int64_t timeout_ms) {
   return frame;
 }
 
-Result<std::string> IslandLink::expect(FrameKind kind, std::int64_t timeout_ms) {
-  SKERRY_ASSIGN(Frame frame, receive(timeout_ms));
+Result<std::string> IslandLink::expect(FrameKind kind, std::int64_t timeout_ms, std::uint64_t most) {
+  SKERRY_ASSIGN(Frame frame, receive(timeout_ms, most));
   if (frame.kind == kind) return std::move(frame.payload);
   if (frame.kind == FrameKind::kError) return unavailable(frame.payload);
   return internal_error("an island's process answers out of turn");

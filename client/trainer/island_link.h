@@ -40,6 +40,8 @@ struct Frame {
 
 class IslandLink {
  public:
+  static constexpr std::uint64_t kMaxFrame = std::uint64_t{1} << 32;
+
   /// Takes a connected socket. Keepalive notices within half a minute that the other machine is gone.
   explicit IslandLink(FileDescriptor socket);
 
@@ -51,11 +53,11 @@ class IslandLink {
   Result<void> send(FrameKind kind, std::string_view payload = {});
 
   /// The next frame. UNAVAILABLE at its end, DEADLINE_EXCEEDED after `timeout_ms` (negative: never), INVALID_ARGUMENT
-  /// for what is none.
-  Result<Frame> receive(std::int64_t timeout_ms);
+  /// for what is none, or is longer than `most` bytes.
+  Result<Frame> receive(std::int64_t timeout_ms, std::uint64_t most = kMaxFrame);
 
   /// The same, which must be of this kind; the sender's words where it is an error instead.
-  Result<std::string> expect(FrameKind kind, std::int64_t timeout_ms);
+  Result<std::string> expect(FrameKind kind, std::int64_t timeout_ms, std::uint64_t most = kMaxFrame);
 
   /// The address by which the other side reaches this machine.
   std::string local_host() const;
