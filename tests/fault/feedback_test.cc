@@ -127,4 +127,19 @@ TEST_CASE("a discarded update goes back into what its node carries on") {
   }));
 }
 
+TEST_CASE("a run that is stopped leaves nothing of what its updates' encoding lost, discarded updates neither") {
+  Federation federation;
+  Node& alder = federation.add_node("alder", {.scripted = true});
+  Node& birch = federation.add_node("birch", {.scripted = true});
+  birch.script({{"hold", true}});
+  const std::string id = federation.submit(lossy_run());
+  federation.wait_for(id, "alder's update", [](const json& detail) { return detail.at("fragments").at(0).at("accepted") == 1; });
+  const std::string directory = alder.home() + "/runs/" + id + "/residuals";
+  REQUIRE(residuals_of(alder, id).size() == 1);
+  CHECK(federation.skerry({"run", "stop", id}).ok());  // discards what was accepted
+  REQUIRE(eventually([&] { return !path_exists(directory); }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  CHECK(!path_exists(directory));
+}
+
 }  // namespace skerry::test

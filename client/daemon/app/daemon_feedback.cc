@@ -82,8 +82,7 @@ Result<std::shared_ptr<RunFeedback>> DaemonLoop::feedback_of(const std::string& 
     if (run == runs.end()) return std::shared_ptr<RunFeedback>();
     SKERRY_ASSIGN(spec, parse_resolved_spec(run->spec_json));
   }
-  auto& entry = feedback_[run_id];
-  if (spec->exchange.up_feedback == 0) return entry;
+  if (spec->exchange.up_feedback == 0) return feedback_[run_id];
   auto feedback = std::make_shared<RunFeedback>();
   feedback->share = spec->exchange.up_feedback;
   feedback->directory = home_.residuals(run_id);
@@ -100,8 +99,7 @@ Result<std::shared_ptr<RunFeedback>> DaemonLoop::feedback_of(const std::string& 
             return found.name == residual.first + "." + residual.second.content_id;
           }))
         (void)remove_file(join_path(feedback->directory, found.name));
-  entry = std::move(feedback);
-  return entry;
+  return feedback_[run_id] = std::move(feedback);
 }
 
 /// Runs `work` on a worker with the run's residuals, after the works before it; `done` is called on the loop with what it gave
@@ -149,12 +147,18 @@ Result<void> DaemonLoop::keep_residuals(const std::string& run_id, std::vector<R
   return database_.set_value(kResidualsKey + run_id, ids.dump());
 }
 
+/// The run is over: updates that are decided later are not given back.
+Result<void> DaemonLoop::forget_residuals(const std::string& run_id) {
+  SKERRY_TRY(database_.begin());
+  return database_.set_value(kResidualsKey + run_id, "");
+}
+
 /// Whether the update is given back first, and forgotten then.
 bool DaemonLoop::give_back_discarded(const ForgetUpdate& command) {
   if (command.kind != v1::TASK_TRAIN || command.state != v1::UPDATE_DISCARDED) return false;
   const auto found = feedback_of(command.run_id);
   if (!found.ok()) log(Note::Level::kError, "the discarded update " + command.task_id + " is not given back: " + to_string(found.error()));
-  if (!found.ok() || *found == nullptr) return false;
+  if (!found.ok() || *found == nullptr || (*found)->residuals.empty()) return false;  // none: the run is over
   auto outbox = database_.load_outbox();
   if (!outbox.ok()) return false;
   const auto row = std::find_if(outbox->begin(), outbox->end(), [&](const StoredUpdate& update) { return update.task.task_id() == command.task_id; });
@@ -162,7 +166,11 @@ bool DaemonLoop::give_back_discarded(const ForgetUpdate& command) {
   const auto feedback = *found;
   with_residuals(feedback, [this, feedback, command, update = std::move(*row)](std::map<std::string, Residual> residuals) {
     auto next = give_back_all(*feedback, std::move(residuals), update, home_.outbox());
-    return [this, command, next = std::move(next)]() mutable {
+    return [this, feedback, command, next = std::move(next)]() mutable {
+      if (!feedback_.contains(command.run_id)) {  // the run ended meanwhile
+        (void)remove_tree(feedback->directory);
+        return forget(command);
+      }
       if (!next.ok()) {
         log(Note::Level::kError, "the discarded update " + command.task_id + " is not given back: " + to_string(next.error()));
         return forget(command);

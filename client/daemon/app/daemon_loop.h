@@ -115,6 +115,7 @@ class DaemonLoop final : public Daemon {
   Result<std::shared_ptr<RunFeedback>> feedback_of(const std::string& run_id);
   void with_residuals(const std::shared_ptr<RunFeedback>& feedback, RunFeedback::Work work);
   Result<void> keep_residuals(const std::string& run_id, std::vector<Residual> residuals);
+  Result<void> forget_residuals(const std::string& run_id);
   bool give_back_discarded(const ForgetUpdate& command);
   void forget(ForgetUpdate command);
   Result<void> append_row(const v1::FromNode& message);

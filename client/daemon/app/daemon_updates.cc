@@ -255,6 +255,8 @@ void DaemonLoop::execute(DropRun& command) {
   counted_.erase(command.run_id);
   feedback_.erase(command.run_id);
   if (area == nullptr) return;
+  if (area->spec && area->spec->exchange.up_feedback > 0)
+    if (auto done = forget_residuals(command.run_id); !done.ok()) return fail_for_good(done.error());
   // The last model stays for `skerry-client model fetch`.
   if (area->cache && !area->fetching) area->cache->trim({});
   for (const auto& directory : {home_.work(command.run_id, policy_.work_dir), home_.state(command.run_id),
