@@ -17,6 +17,7 @@ namespace skerry::server {
 namespace {
 
 constexpr std::string_view kUpdateDomain{"skerry update v1\0", 17};
+constexpr std::uint64_t kMaxInflated = 1 << 20;  // of what comes compressed in a message: no more than one brings without
 
 }  // namespace
 
@@ -57,6 +58,7 @@ Result<std::vector<UpdatePayload>> check_payloads(v1::UpdateBody& body, const Ru
 
   std::vector<UpdatePayload> payloads;
   std::set<std::string_view> seen;
+  std::uint64_t inflated = 0;
   for (v1::FragmentUpdate& update : *body.mutable_fragments()) {
     const std::string where = "fragment '" + update.fragment() + "': ";
     const auto shape = std::find_if(shapes.begin(), shapes.end(),
@@ -87,6 +89,10 @@ Result<std::vector<UpdatePayload>> check_payloads(v1::UpdateBody& body, const Ru
         if (!own && expected > kInlineLimit)
           return invalid_argument(where + "compressed bytes in a message must come to at most " + std::to_string(kInlineLimit) +
                                   ", these come to " + std::to_string(expected));
+        inflated += expected;
+        if (!own && inflated > kMaxInflated)
+          return invalid_argument("the update's compressed bytes in its message come to more than " + std::to_string(kMaxInflated) +
+                                  "; larger ones must be uploaded");
         auto bytes = decompressed(as_bytes_of(payload.inline_data), expected);
         if (!bytes.ok()) return with_context(std::move(bytes).error(), "fragment '" + update.fragment() + "'");
         payload.inline_data = std::move(bytes).value();

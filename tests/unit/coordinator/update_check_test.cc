@@ -6,8 +6,10 @@
 
 #include <limits>
 
+#include "common/codec/compression.h"
 #include "common/crypto/content_id.h"
 #include "common/crypto/keys.h"
+#include "common/os/files.h"
 #include "server/coordinator/run_plan.h"
 #include "strategies/catalogue.h"
 
@@ -129,6 +131,49 @@ TEST_CASE("each way in which a payload can be wrong has its sentence") {
              Contains("not those of content id"));
   CHECK_THAT(why([](auto& body) { body.mutable_fragments(0)->mutable_data()->set_content_id("../../etc/passwd"); }),
              Contains("b2-"));
+}
+
+TEST_CASE("what comes compressed in a message takes no more memory than a message without compression") {
+  std::string spec = R"(name = "test"
+[model]
+architecture = "mlp"
+inputs = 100
+outputs = 2
+hidden = [)";
+  for (int i = 0; i < 40; ++i) spec += "100,";
+  spec += R"(]
+[data]
+kind = "idx"
+schema = { shape = [100], classes = 2 }
+[training]
+learning_rate = 0.1
+steps = 1
+[exchange]
+compression = "zstd"
+fragments = 41
+)";
+  auto parsed = parse_run_spec(spec, strategies::spec_catalogue());
+  if (!parsed.ok()) FAIL(parsed.error().message);
+  const RunPlan run = RunPlan::from_spec(std::move(parsed).value()).value();
+  const auto update_of_first = [&](std::size_t count) {
+    v1::UpdateBody body;
+    body.set_kind(v1::TASK_TRAIN);
+    body.set_spec_hash(run.spec.hash);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string frame = compressed(as_bytes_of(std::string(4 * run.shapes[i].elements, '\0'))).value();
+      v1::FragmentUpdate& fragment = *body.add_fragments();
+      fragment.set_fragment(run.shapes[i].name);
+      fragment.set_encoding("f32+zstd");
+      fragment.mutable_data()->set_size(frame.size());
+      fragment.mutable_data()->set_inline_data(frame);
+      fragment.mutable_data()->set_content_id(content_id(frame));
+    }
+    return check_payloads(body, run.spec, run.shapes);
+  };
+  CHECK(update_of_first(25).ok());
+  const auto refused = update_of_first(40);
+  REQUIRE_FALSE(refused.ok());
+  CHECK_THAT(refused.error().message, Catch::Contains("come to more than 1048576; larger ones must be uploaded"));
 }
 
 TEST_CASE("the coordinator has no personal fragment, and an update that carries one is refused") {
