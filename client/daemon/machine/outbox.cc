@@ -48,12 +48,13 @@ void ClientMachine::offer(OutboxEntry& entry) {
   send(std::move(message));
 }
 
-/// Whether the cargo of an earlier update of the run is not there yet: that one is needed first.
+/// Whether the cargo of an earlier update of the run is on its way: that one is needed first. One that did not get through
+/// holds up nobody: a coordinator that was restored may never take it.
 bool ClientMachine::goes_later(const OutboxEntry& entry) const {
   return std::any_of(outbox_.begin(), outbox_.end(), [&](const auto& known) {
     const OutboxEntry& other = known.second;
     return other.serial < entry.serial && other.update.task.run_id() == entry.update.task.run_id() &&
-           !other.update.uploads.empty() && !other.uploaded &&
+           !other.update.uploads.empty() && !other.uploaded && other.failures == 0 &&
            (other.phase == OutboxEntry::Phase::kWaiting || other.phase == OutboxEntry::Phase::kUploading);
   });
 }

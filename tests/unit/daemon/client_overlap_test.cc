@@ -347,6 +347,19 @@ TEST_CASE("cargo goes in the order in which the updates were stored") {
   CHECK(world.all<Upload>()[0].update.task.task_id() == "t-2");
 }
 
+TEST_CASE("cargo that does not get through holds up no later update") {
+  Overlap world;
+  world.begin();
+  world.done(1);
+  world.stored(1, {{"b2-a", 100'000}});
+  world.done(2);
+  world.stored(2, {{"b2-b", 100'000}});
+  CHECK(world.none<Upload>());
+  world.feed(UploadFailed{"t-1", unavailable("the coordinator takes no upload of it")});
+  REQUIRE(world.all<Upload>().size() == 1);
+  CHECK(world.all<Upload>()[0].update.task.task_id() == "t-2");
+}
+
 TEST_CASE("the program ends only when the updates that are being made are stored") {
   Overlap world;
   world.begin();
