@@ -93,6 +93,7 @@ void DaemonLoop::execute(Fetch& command) {
 }
 
 void DaemonLoop::fetch(const std::shared_ptr<RunArea>& area, FetchJob job) {
+  abandon(job.name);  // a newer version took its place
   job.cancelled = cancel_flag(job.name);
   area->fetches.push_back(std::move(job));
   if (!area->fetching && area->fetches.size() == 1) fetch_next(area);
