@@ -9,7 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kRounds = 3;
+constexpr unsigned kRounds = 30;  // so many that the run is not over before a node is frozen
 
 /// Three holders with the C++ trainer on one thread, a model that is cargo and several blocks long, momentum on the server.
 struct World {
