@@ -45,6 +45,7 @@ struct Lines {
     if (!world) return;
     world->stop_daemons();
     world->stop_coordinator();
+    (void)remove_tree(world->options().directory);  // the next figure begins with an empty one
   }
 
   std::string log_of(unsigned node) const { return world->holder_home(node) + "/paced.log"; }
