@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -103,31 +104,38 @@ std::optional<double> number_of(std::string_view text) {
   return value;
 }
 
-// ---- text ----
+using EachFile = std::function<Result<void>(const std::string& path, std::uint64_t size)>;
 
-Result<void> count_text(const std::string& directory, unsigned depth, Found& found) {
+/// Calls `visit` for every file below a directory that is not empty, in the order trainers read them.
+Result<void> walk_files(const std::string& directory, const EachFile& visit, unsigned depth = 0) {
   if (depth > 64) return invalid_argument(directory + ": more than 64 directories deep");
   SKERRY_ASSIGN(const auto entries, list_directory(directory));
   for (const auto& entry : entries) {
     if (entry.name.starts_with('.')) continue;  // as trainers do
     const std::string path = join_path(directory, entry.name);
     if (entry.is_directory) {
-      SKERRY_TRY(count_text(path, depth + 1, found));
+      SKERRY_TRY(walk_files(path, visit, depth + 1));
     } else if (entry.size > 0) {
-      SKERRY_TRY(File::open(path, OpenMode::kRead));  // readable?
-      found.total += entry.size;
-      ++found.files;
+      SKERRY_TRY(visit(path, entry.size));
     }
   }
   return {};
 }
+
+// ---- text ----
 
 Result<Found> inspect_text(const DataSetRequest& request) {
   Found found;
   found.schema = {{"encoding", "bytes"}};
   auto entries = list_directory(request.path);
   if (entries.ok()) {
-    SKERRY_TRY(count_text(request.path, 0, found));
+    const EachFile count = [&found](const std::string& path, std::uint64_t size) -> Result<void> {
+      SKERRY_TRY(File::open(path, OpenMode::kRead));  // readable?
+      found.total += size;
+      ++found.files;
+      return {};
+    };
+    SKERRY_TRY(walk_files(request.path, count));
   } else {
     SKERRY_TRY(File::open(request.path, OpenMode::kRead));
     SKERRY_ASSIGN(found.total, file_size(request.path));
@@ -139,29 +147,18 @@ Result<Found> inspect_text(const DataSetRequest& request) {
 
 // ---- JSON lines ----
 
-Result<void> list_lines(const std::string& directory, unsigned depth, std::vector<std::string>& files) {
-  if (depth > 64) return invalid_argument(directory + ": more than 64 directories deep");
-  SKERRY_ASSIGN(const auto entries, list_directory(directory));
-  for (const auto& entry : entries) {
-    if (entry.name.starts_with('.')) continue;  // as trainers do
-    const std::string path = join_path(directory, entry.name);
-    if (entry.is_directory) {
-      SKERRY_TRY(list_lines(path, depth + 1, files));
-    } else if (entry.size > 0 && (entry.name.ends_with(".jsonl") || entry.name.ends_with(".ndjson"))) {
-      files.push_back(path);
-    }
-  }
-  return {};
-}
-
 Result<Found> inspect_lines(const DataSetRequest& request, const json& given) {
   const std::string field = given.value("field", json("text")).is_string() ? given.value("field", "text") : "";
   if (field.empty()) return invalid_argument("schema: field must be the name of the member that holds the text");
   Found found;
   found.schema = {{"field", field}};
   std::vector<std::string> files;
+  const EachFile keep_lines = [&files](const std::string& path, std::uint64_t) -> Result<void> {
+    if (path.ends_with(".jsonl") || path.ends_with(".ndjson")) files.push_back(path);
+    return {};
+  };
   if (list_directory(request.path).ok())
-    SKERRY_TRY(list_lines(request.path, 0, files));
+    SKERRY_TRY(walk_files(request.path, keep_lines));
   else
     files.push_back(request.path);
   for (const auto& path : files) {
